@@ -1,0 +1,471 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import re
+import textwrap
+
+# The options of one container: of lxc_container itself, and of each entry of lxc_fleet.
+OPTIONS = r"""
+node:
+  description:
+    - The node on which the container is to be.
+    - Needed to create a container, except as a clone, which is made on the node of its source.
+    - When the container is on another node, it is migrated if O(MIGRATE), else the difference is reported.
+  type: str
+vmid:
+  description:
+    - The id of the container. It identifies the container when it is given.
+    - When it is not given, O(HOSTNAME) identifies the container, and a new container gets a free id.
+  type: int
+hostname:
+  description:
+    - The hostname. It identifies the container when O(VMID) is not given, and then exactly one container may have it.
+  type: str
+template:
+  description:
+    - The volume of the template from which the container is created, such as
+      V(local:vztmpl/debian-13-standard_13.1-2_amd64.tar.zst).
+  type: str
+  aliases: [ostemplate]
+clone:
+  description:
+    - Create the container as a copy of another one. What else is declared is applied to the copy.
+  type: dict
+  suboptions:
+    vmid:
+      description: The id of the source.
+      type: int
+    hostname:
+      description: The hostname of the source, instead of its id.
+      type: str
+    snapshot:
+      description: The snapshot of the source to copy. A running container can only be copied from a snapshot.
+      type: str
+    full:
+      description:
+        - V(true) copies the volumes, V(false) links them to those of the source, which must be a template.
+        - By default a template is linked and any other container copied.
+      type: bool
+    storage:
+      description: The storage for the volumes of a full copy.
+      type: str
+    bwlimit:
+      description: The bandwidth limit of the copy in KiB/s.
+      type: int
+restore:
+  description:
+    - Create the container from a backup. What else is declared is applied afterwards.
+  type: dict
+  suboptions:
+    volume:
+      description: The volume of the backup, such as V(local:backup/vzdump-lxc-101-2026_01_31-02_00_00.tar.zst).
+      type: str
+      required: true
+    force:
+      description:
+        - Overwrite the container when it exists. B(Its volumes are destroyed), every time the task runs.
+      type: bool
+      default: false
+    unique:
+      description: Give the network interfaces new MAC addresses.
+      type: bool
+      default: false
+    bwlimit:
+      description: The bandwidth limit of the restore in KiB/s.
+      type: int
+storage:
+  description:
+    - The storage for new volumes that do not name one of their own.
+  type: str
+pool:
+  description:
+    - The resource pool of the container. An existing container is moved into it.
+  type: str
+password:
+  description:
+    - The password of root inside the container. Only used at creation.
+  type: str
+pubkey:
+  description:
+    - Public SSH keys for root inside the container, one in a line. Only used at creation.
+  type: str
+  aliases: [ssh_public_keys]
+ignore_unpack_errors:
+  description:
+    - Ignore errors when the template is unpacked. Only used at creation.
+  type: bool
+  default: false
+arch:
+  description: The architecture. Proxmox finds it in the template.
+  type: str
+  choices: [amd64, i386, arm64, armhf, riscv32, riscv64]
+cmode:
+  description: What the console opens.
+  type: str
+  choices: [shell, console, tty]
+console:
+  description: Whether there is a console device.
+  type: bool
+cores:
+  description: The number of cores. Without it the container may use all.
+  type: int
+cpulimit:
+  description: The limit of CPU time in cores, such as V(0.5). V(0) is no limit.
+  type: float
+cpuunits:
+  description: The weight against other containers and VMs.
+  type: int
+debug:
+  description: Whether starting the container writes a debug log.
+  type: bool
+description:
+  description: The notes, in Markdown. An empty text removes them.
+  type: str
+entrypoint:
+  description: The command that is started as init, as one line.
+  type: str
+env:
+  description: Environment variables for the entrypoint. It is whole, so that a variable that is left out is removed.
+  type: dict
+features:
+  description:
+    - Features for the container. It is whole, so that a feature that is left out is switched off.
+    - Only root@pam with a password may set others than C(nesting).
+  type: dict
+  suboptions:
+    nesting:
+      description: Allow nesting, as systemd and container runtimes need it.
+      type: bool
+    keyctl:
+      description: Allow the keyctl() system call in an unprivileged container.
+      type: bool
+    fuse:
+      description: Allow FUSE file systems.
+      type: bool
+    mknod:
+      description: Allow mknod() for some device nodes in an unprivileged container.
+      type: bool
+    force_rw_sys:
+      description: Mount /sys writable in an unprivileged container.
+      type: bool
+    mount:
+      description: File system types that may be mounted, such as V(nfs).
+      type: list
+      elements: str
+hookscript:
+  description:
+    - The volume of a hook script, such as V(local:snippets/hook.pl). Only root@pam with a password may set it.
+  type: str
+memory:
+  description: The memory in MiB.
+  type: int
+swap:
+  description: The swap in MiB.
+  type: int
+nameserver:
+  description: The addresses of DNS servers. An empty list means those of the node.
+  type: list
+  elements: str
+searchdomain:
+  description: The DNS search domains. An empty list means those of the node.
+  type: list
+  elements: str
+onboot:
+  description: Whether the container starts with its node.
+  type: bool
+startup:
+  description: The order of starting and stopping with the node. It is whole.
+  type: dict
+  suboptions:
+    order:
+      description: The place in the order; stopping goes backwards.
+      type: int
+    up:
+      description: Seconds to wait before the next one is started.
+      type: int
+    down:
+      description: Seconds to wait for this one to stop.
+      type: int
+ostype:
+  description:
+    - The kind of operating system, by which Proxmox sets the container up. Proxmox finds it in the template.
+    - A difference is reported as C(recreate).
+  type: str
+  choices: [debian, devuan, ubuntu, centos, fedora, opensuse, archlinux, alpine, gentoo, nixos, unmanaged]
+protection:
+  description: Whether removing the container and changing its volumes is refused.
+  type: bool
+tags:
+  description: The tags. They are whole; an empty list removes all.
+  type: list
+  elements: str
+timezone:
+  description: The time zone, such as V(Europe/Vienna), or V(host).
+  type: str
+tty:
+  description: The number of terminals, 0 to 6.
+  type: int
+unprivileged:
+  description:
+    - Whether root inside the container is an unprivileged user of the node. Proxmox VE 9 makes it so by default.
+    - A difference is reported as C(recreate).
+  type: bool
+rootfs:
+  description:
+    - The root volume. Options that are left out are switched off; a size that is left out stays.
+    - A larger size grows the volume. A smaller one is refused.
+  type: dict
+  suboptions: &mount
+    storage:
+      description: The storage for the volume. When it differs, the volume is moved if O(MOVE_VOLUMES).
+      type: str
+    volume:
+      description: An existing volume, or a path on the node (which only root@pam with a password may mount).
+      type: str
+    size:
+      description: The size, such as V(8G) or V(512M).
+      type: str
+    acl:
+      description: Whether POSIX ACLs are supported.
+      type: bool
+    idmap:
+      description: The mapping of ids of this mount, V(passthrough) or V(type:container:host:count) separated by V(;).
+      type: str
+    mountoptions:
+      description: Mount options, out of V(discard), V(lazytime), V(noatime), V(nodev), V(noexec) and V(nosuid).
+      type: list
+      elements: str
+    quota:
+      description: Whether user quotas are supported. Not for ZFS volumes.
+      type: bool
+    replicate:
+      description: Whether the volume is part of storage replication.
+      type: bool
+    ro:
+      description: Whether the volume is mounted read-only.
+      type: bool
+    shared:
+      description: Whether the volume is there on all nodes though its storage is not shared.
+      type: bool
+mounts:
+  description:
+    - The mount points. The list is whole. A mount point that is left out is detached, and its volume is kept as
+      C(unusedN).
+  type: list
+  elements: dict
+  suboptions:
+    id:
+      description: The key, such as V(mp0). By default the place in the list.
+      type: str
+    mp:
+      description: The path inside the container.
+      type: str
+    backup:
+      description: Whether backups include the volume.
+      type: bool
+    keepattrs:
+      description: Whether a new volume takes the owner and mode of the directory that it hides.
+      type: bool
+    <<: *mount
+networks:
+  description:
+    - The network interfaces. The list is whole, and so is each interface. A MAC address that is left out is kept.
+  type: list
+  elements: dict
+  suboptions:
+    id:
+      description: The key, such as V(net0). By default the place in the list.
+      type: str
+    name:
+      description: The name inside the container, such as V(eth0).
+      type: str
+    bridge:
+      description: The bridge or VNet.
+      type: str
+    firewall:
+      description: Whether the firewall's rules apply.
+      type: bool
+    gw:
+      description: The IPv4 gateway.
+      type: str
+    gw6:
+      description: The IPv6 gateway.
+      type: str
+    host-managed:
+      description: Whether the node sets the addresses, for containers without an init of their own.
+      type: bool
+    hwaddr:
+      description: The MAC address.
+      type: str
+    ip:
+      description: The IPv4 address with its prefix length, V(dhcp) or V(manual).
+      type: str
+    ip6:
+      description: The IPv6 address with its prefix length, V(auto), V(dhcp) or V(manual).
+      type: str
+    link_down:
+      description: Whether the interface is disconnected.
+      type: bool
+    mtu:
+      description: The MTU.
+      type: int
+    rate:
+      description: The limit in MB/s.
+      type: float
+    tag:
+      description: The VLAN tag.
+      type: int
+    trunks:
+      description: The VLAN ids that pass.
+      type: list
+      elements: str
+    type:
+      description: The kind of interface. Proxmox has only V(veth).
+      type: str
+devices:
+  description:
+    - Devices of the node that are passed through. The list is whole. Only root@pam with a password may set them.
+  type: list
+  elements: dict
+  suboptions:
+    id:
+      description: The key, such as V(dev0). By default the place in the list.
+      type: str
+    path:
+      description: The path of the device on the node.
+      type: str
+    mode:
+      description: The mode inside the container, such as V(0660).
+      type: str
+    uid:
+      description: The owner inside the container.
+      type: int
+    gid:
+      description: The group inside the container.
+      type: int
+    deny-write:
+      description: Whether writing is denied.
+      type: bool
+unset:
+  description:
+    - Keys to be removed from the configuration, such as V(description) or V(mp1).
+  type: list
+  elements: str
+  default: []
+restart:
+  description:
+    - Whether a running container may be restarted for changes that need it. With V(never) they wait for the next
+      stop, and RV(restart_required) says so.
+  type: str
+  choices: [never, if_needed]
+  default: never
+migrate:
+  description:
+    - Whether the container is migrated when it is not on O(NODE). A running one is restarted by that, and only if
+      O(RESTART=if_needed).
+  type: bool
+  default: false
+move_volumes:
+  description:
+    - Whether a volume is moved when it is not on the storage that is declared. The container is stopped for that,
+      and only if O(RESTART=if_needed). The volume on the old storage is removed after the copy.
+  type: bool
+  default: false
+force:
+  description:
+    - Whether a running container is stopped, without a shutdown, for what it must be stopped for.
+  type: bool
+  default: false
+purge:
+  description:
+    - With O(STATE=absent), whether the container is removed from backup jobs, replication and HA as well.
+  type: bool
+  default: false
+wait_for_address:
+  description:
+    - Whether to wait until the running container has an address.
+  type: bool
+  default: false
+address_timeout:
+  description:
+    - Seconds to wait for an address.
+  type: int
+  default: 60
+timeout:
+  description:
+    - Seconds to wait for each task of Proxmox. The task itself goes on.
+  type: int
+  default: 600
+"""
+
+_REFERENCES = {
+    "O(MIGRATE)": "migrate=true",
+    "O(HOSTNAME)": "hostname",
+    "O(VMID)": "vmid",
+    "O(MOVE_VOLUMES)": "move_volumes=true",
+    "O(NODE)": "node",
+    "O(RESTART=if_needed)": "restart=if_needed",
+    "O(STATE=absent)": "state=absent",
+}
+
+
+def _options(prefix: str, indent: int) -> str:
+    """The options, with references to each other below ``prefix``, and indented."""
+    text = OPTIONS.strip("\n")
+    for mark, option in _REFERENCES.items():
+        text = text.replace(mark, f"O({prefix}{option})")
+    if prefix:
+        text = text.replace("RV(restart_required)", f"RV({prefix}restart_required)")
+        # In a fleet an option that is not given may come from its defaults.
+        text = re.sub(r"^  default: .*\n?", "", text, flags=re.MULTILINE)
+    return textwrap.indent(text, " " * indent)
+
+
+class ModuleDocFragment:
+    # The options of one container, at the top level.
+    DOCUMENTATION = "options:\n" + _options("", 2)
+
+    # The same as the entries of a fleet.
+    FLEET = (
+        r"""
+options:
+  containers:
+    description:
+      - The containers. Each has the options of M(lxcri.proxmox.lxc_container).
+      - A new container without C(node) is placed on the node with the fewest containers.
+    type: list
+    elements: dict
+    required: true
+    suboptions:
+      state:
+        description: What the container is to be, see O(lxcri.proxmox.lxc_container#module:state).
+        type: str
+        choices: [present, started, stopped, absent]
+      spread:
+        description:
+          - Containers with the same value are spread evenly over the nodes when they are created without C(node).
+        type: str
+"""
+        + _options("containers[].", 6)
+        + r"""
+  defaults:
+    description:
+      - Options for every container that does not give them itself, out of those of O(containers).
+      - A value of a container replaces that of the defaults as a whole.
+      - What neither gives has the default of M(lxcri.proxmox.lxc_container), and O(containers[].state) is V(started).
+    type: dict
+    default: {}
+    suboptions:
+      state:
+        description: See O(containers[].state).
+        type: str
+        choices: [present, started, stopped, absent]
+      spread:
+        description: See O(containers[].spread).
+        type: str
+"""
+        + _options("defaults.", 6)
+    )

@@ -1,0 +1,310 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The session with the Proxmox VE API: proxmoxer with retries, one login, few connections and structured failures."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+import time
+import typing as t
+from dataclasses import dataclass
+
+try:
+    import proxmoxer
+    import requests
+    import requests.adapters
+    import urllib3
+    from proxmoxer.core import ResourceException
+
+    HAS_LIBRARIES = True
+    LIBRARY_ERROR = ""
+except ImportError as _error:
+    HAS_LIBRARIES = False
+    LIBRARY_ERROR = str(_error)
+
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure, classify
+
+# What says "not done, try again": the node or pveproxy itself did not answer.
+UNAVAILABLE = (502, 503, 504, 595, 596, 599)
+READ_TRIES = 5
+LOCK_TRIES = 4
+CONNECTIONS = 12
+
+# Lists are sent as Proxmox reads them in a form: separated by commas.
+Params = t.Mapping[str, t.Any]
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """How to reach the API.
+
+    backend: ``https``, ``local`` (pvesh on this node) or ``openssh`` (pvesh on ``host``).
+    verify: the path of a CA file, or whether to verify with the system's.
+    timeout: seconds for one request over https.
+    command_timeout: seconds for one pvesh command, which waits for the task that it starts.
+    """
+
+    backend: str = "https"
+    host: str | None = None
+    port: int = 8006
+    user: str = "root@pam"
+    password: str | None = None
+    token_id: str | None = None
+    token_secret: str | None = None
+    verify: bool | str = True
+    timeout: float = 30
+    command_timeout: float = 600
+
+    @property
+    def is_root_with_password(self) -> bool:
+        """True for the one identity from which Proxmox checks no privilege at all."""
+        return self.backend != "https" or (self.user == "root@pam" and self.token_id is None)
+
+    @property
+    def identity(self) -> str:
+        """``user@realm`` or ``user@realm!token``, for messages."""
+        return f"{self.user}!{self.token_id}" if self.token_id else self.user
+
+
+class Client:
+    """Requests to the API. Safe to use from several threads.
+
+    Every method takes the path below ``/api2/json`` and raises Failure.
+    """
+
+    def __init__(self, credentials: Credentials, sleep: t.Callable[[float], None] = time.sleep) -> None:
+        if not HAS_LIBRARIES:
+            raise Failure(
+                "library_missing",
+                f"The Python libraries proxmoxer and requests are needed: {LIBRARY_ERROR}.",
+                "Install them where the module runs: pip install proxmoxer requests.",
+            )
+        self.credentials = credentials
+        self._sleep = sleep
+        self._login_lock = threading.Lock()
+        self._api: t.Any = None
+        self._logins = 0
+
+    # ------------------------------------------------------------------------------------------------ requests
+
+    def get(self, path: str, **params: t.Any) -> t.Any:
+        """A read. Repeated when the answer is lost or the node does not answer."""
+        return self._call("GET", path, params)
+
+    def post(self, path: str, params: Params | None = None) -> t.Any:
+        """A write; the answer is a UPID or None. Repeated only when Proxmox says that it was not executed."""
+        return self._call("POST", path, params or {})
+
+    def put(self, path: str, params: Params | None = None) -> t.Any:
+        """A write, see post()."""
+        return self._call("PUT", path, params or {})
+
+    def delete(self, path: str, params: Params | None = None) -> t.Any:
+        """A write, see post(). Parameters go into the query: Proxmox answers a body with 501."""
+        return self._call("DELETE", path, params or {})
+
+    def request(self, method: str, path: str, params: Params | None = None) -> t.Any:
+        """One of the above by the name of its method."""
+        return self._call(method, path, params or {})
+
+    def _call(self, method: str, path: str, params: Params) -> t.Any:
+        form = {name: _form_value(value) for name, value in params.items() if value is not None}
+        renewed = False
+        tries = 0
+        while True:
+            tries += 1
+            session = self._session()
+            try:
+                return self._send(session, method, path, form)
+            except Failure as failure:
+                expired = failure.code == "authentication_failed" and self.credentials.token_id is None
+                if expired and not renewed and self.credentials.backend == "https":
+                    # Refused before anything was executed: safe for writes as well.
+                    renewed = True
+                    tries = 0
+                    self._renew(session)
+                    continue
+                if tries >= _tries_for(method, failure):
+                    failure.details.setdefault("request", f"{method} {path}")
+                    raise
+            self._sleep(_pause(tries))
+
+    def _send(self, api: t.Any, method: str, path: str, form: dict[str, t.Any]) -> t.Any:
+        resource = api(path.strip("/"))
+        call = getattr(resource, method.lower())
+        try:
+            answer = call(**form)
+        except ResourceException as error:
+            return _answer_or_failure(error)
+        except (
+            requests.exceptions.ConnectionError,
+            requests.exceptions.Timeout,
+            requests.exceptions.ChunkedEncodingError,
+        ) as error:
+            raise _connection_failure(error, self.credentials) from error
+        except OSError as error:
+            raise Failure("unreachable", f"pvesh could not be run: {error}.", "Use it on a Proxmox node.") from error
+        if isinstance(answer, dict) and set(answer) == {"errors"} and not answer["errors"]:
+            return None  # proxmoxer's answer for a pvesh command that printed nothing
+        return answer
+
+    # ------------------------------------------------------------------------------------------------- session
+
+    def _session(self) -> t.Any:
+        with self._login_lock:
+            if self._api is None:
+                self._api = self._connect()
+            return self._api
+
+    def _renew(self, stale: t.Any) -> None:
+        with self._login_lock:
+            if self._api is stale:
+                self._api = None
+
+    def _connect(self) -> t.Any:
+        it = self.credentials
+        if it.backend == "local":
+            return proxmoxer.ProxmoxAPI(backend="local", timeout=it.command_timeout)
+        if it.backend == "openssh":
+            try:
+                return proxmoxer.ProxmoxAPI(
+                    it.host, backend="openssh", user=it.user.partition("@")[0], timeout=it.command_timeout
+                )
+            except SystemExit:
+                raise Failure(
+                    "library_missing",
+                    "The Python library openssh-wrapper is needed for api_backend=openssh.",
+                    "Install it where the module runs: pip install openssh-wrapper.",
+                ) from None
+        return self._connect_https()
+
+    def _connect_https(self) -> t.Any:
+        it = self.credentials
+        options: dict[str, t.Any] = {
+            "port": it.port,
+            "user": it.user,
+            "verify_ssl": it.verify,
+            "timeout": it.timeout,
+        }
+        if it.token_id:
+            options.update(token_name=it.token_id, token_value=it.token_secret)
+        else:
+            options.update(password=it.password)
+        for attempt in range(1, READ_TRIES + 1):
+            try:
+                api = proxmoxer.ProxmoxAPI(it.host, backend="https", **options)
+                break
+            except proxmoxer.AuthenticationError as error:
+                code = str(error).rpartition("code: ")[2]
+                if code in ("401", "400", "403") or attempt == READ_TRIES:
+                    raise Failure(
+                        "authentication_failed",
+                        f"Proxmox refused the login of {it.user} at {it.host}:{it.port}.",
+                        "Check the user with its realm (such as root@pam) and the password.",
+                        user=it.user,
+                    ) from error
+            except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
+                if attempt == READ_TRIES or isinstance(error, requests.exceptions.SSLError):
+                    raise _connection_failure(error, it) from error
+            except (requests.exceptions.RequestException, OSError) as error:
+                raise _connection_failure(error, it) from error
+            self._sleep(_pause(attempt))
+        self._logins += 1
+        adapter = requests.adapters.HTTPAdapter(pool_connections=1, pool_maxsize=CONNECTIONS, pool_block=True)
+        api._store["session"].mount("https://", adapter)  # noqa: SLF001 - proxmoxer offers no way to size the pool
+        return api
+
+
+def _form_value(value: t.Any) -> t.Any:
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, (list, tuple)):
+        return ",".join(str(item) for item in value)
+    return value
+
+
+def _pause(attempt: int) -> float:
+    """Seconds before the next try: growing, with jitter so that several clients do not meet again."""
+    return min(0.2 * 2 ** (attempt - 1), 5.0) * random.uniform(0.5, 1.5)
+
+
+def _tries_for(method: str, failure: Failure) -> int:
+    """How often a request may be sent in all, given how it failed.
+
+    A write is only repeated when the answer itself says that nothing was executed: the configuration's lock was not
+    to be had. A read is repeated whenever the answer is not about the request.
+    """
+    if failure.code == "lock_timeout":
+        return LOCK_TRIES
+    if method == "GET" and failure.code in ("unreachable", "timeout", "node_offline", "api_error"):
+        return READ_TRIES if failure.code != "api_error" else 3
+    return 1
+
+
+def _answer_or_failure(error: t.Any) -> t.Any:
+    """The failure that an error answer stands for (raised), or the answer of a pvesh that only warned."""
+    if getattr(error, "exit_code", None) == 0:
+        return _last_json(str(error.content))
+    status = int(error.status_code)
+    errors = error.errors if isinstance(error.errors, dict) else {}
+    text = str(error.content or error.status_message or "").strip()
+    if errors and status == 400:
+        named = "; ".join(f"{name}: {str(reason).strip()}" for name, reason in sorted(errors.items()))
+        text = f"Parameter verification failed: {named}"
+    code, hint, facts = classify(status, text)
+    if status in UNAVAILABLE and code == "api_error":
+        code, hint = "node_offline", "The node does not answer; bring it back or choose another one."
+    message = f"Proxmox answered: {' '.join(text.split())}" if text else f"Proxmox answered with status {status}."
+    details: dict[str, t.Any] = {**facts, "status": status}
+    if errors:
+        details["errors"] = {name: str(reason).strip() for name, reason in errors.items()}
+    raise Failure(code, message, hint, **details)
+
+
+def _last_json(text: str) -> t.Any:
+    """The JSON at the end of what pvesh printed, after the log of the task."""
+    lines = text.splitlines()
+    for start in range(len(lines)):
+        try:
+            return json.loads("\n".join(lines[start:]))
+        except ValueError:
+            continue
+    return None
+
+
+def _connection_failure(error: Exception, it: Credentials) -> Failure:
+    where = f"{it.host}:{it.port}"
+    if isinstance(error, requests.exceptions.SSLError):
+        return Failure(
+            "certificate_invalid",
+            f"The certificate of {where} could not be verified: {_reason(error)}.",
+            "Give the cluster's CA (/etc/pve/pve-root-ca.pem) with 'ca_path', or set 'validate_certs: false'.",
+        )
+    if isinstance(error, OSError) and "invalid path" in str(error):
+        return Failure("certificate_invalid", f"{error}.", "Check 'ca_path'.")
+    if isinstance(error, requests.exceptions.ReadTimeout):
+        return Failure(
+            "timeout",
+            f"{where} did not answer within {it.timeout:g} s.",
+            "Raise 'api_timeout', or check the load of the node.",
+        )
+    return Failure(
+        "unreachable", f"{where} could not be reached: {_reason(error)}.", "Check 'api_host', 'api_port' and the network."
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost reason of a connection error, without the objects that urllib3 puts around it."""
+    reason: t.Any = error
+    while True:
+        inner = getattr(reason, "reason", None)
+        if inner is None and reason.args and isinstance(reason.args[-1], BaseException):
+            inner = reason.args[-1]
+        if not isinstance(inner, BaseException):
+            break
+        reason = inner
+    text = str(reason)
+    return text.split(": ", 1)[1] if isinstance(reason, urllib3.exceptions.HTTPError) and ": " in text else text

@@ -1,0 +1,203 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Structured failures, and what an answer of the Proxmox API means.
+
+Proxmox answers nearly every refusal with HTTP 500 and a sentence; there is no 404, 409 or 412. The table below reads
+those sentences. It serves request errors and the exit status of failed tasks alike. Nothing here does I/O.
+"""
+
+from __future__ import annotations
+
+import re
+import typing as t
+
+
+class Failure(Exception):
+    """A failure that a playbook can test.
+
+    code: a short constant such as ``locked``.
+    message: what happened, in one sentence.
+    hint: what to do about it.
+    details: facts, as plain data.
+    """
+
+    def __init__(self, code: str, message: str, hint: str = "", **details: t.Any) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.details = details
+
+    def as_dict(self) -> dict[str, t.Any]:
+        """The ``failure`` key of a module's result."""
+        return {"code": self.code, "message": self.message, "hint": self.hint, "details": self.details}
+
+    @property
+    def sentence(self) -> str:
+        """Message and hint, for ``msg``."""
+        return f"{self.message} {self.hint}".strip()
+
+
+# (code, pattern, hint): the first match decides. Groups with a name become details.
+_SENTENCES: tuple[tuple[str, str, str], ...] = (
+    (
+        "lock_timeout",
+        r"(can't lock file '(?P<file>[^']+)' - got timeout|got lock (request )?timeout|cfs-lock '[^']+' error)",
+        "Another task holds the lock; run again when it has ended.",
+    ),
+    (
+        "locked",
+        r"(CT|VM) is locked \((?P<lock>[\w-]+)\)",
+        "Wait for the operation that holds the lock, or remove a stale lock on the node with 'pct unlock'.",
+    ),
+    (
+        "modified",
+        r"detected modified configuration",
+        "Somebody changed the container at the same time; run again.",
+    ),
+    ("no_quorum", r"no quorum", "The cluster has lost its quorum; bring the missing nodes back."),
+    (
+        "permission_denied",
+        r"Permission check failed(?! \(pool '[^']*' does not exist)|Only root can|Only root may",
+        "Grant the privilege to the user and, for a token with privilege separation, to the token.",
+    ),
+    ("pool_missing", r"pool '(?P<pool>[^']*)' does not exist", "Create the pool first."),
+    (
+        "vmid_in_use",
+        r"(CT|VM) (?P<vmid>\d+) already exists|config file already exists",
+        "Choose another vmid, or leave it out to have a free one chosen.",
+    ),
+    (
+        "not_found",
+        r"Configuration file '[^']+' does not exist|no such (CT|VM)|unable to find (CT|VM)",
+        "Check the vmid and the node.",
+    ),
+    ("snapshot_missing", r"snapshot '(?P<snapshot>[^']+)' does not exist", "Check the name of the snapshot."),
+    ("snapshot_exists", r"snapshot name '(?P<snapshot>[^']+)' already used", "Choose another name."),
+    (
+        "invalid_parameter",
+        r"unable to use snapshot name|unable to use reserved name",
+        "Choose another name.",
+    ),
+    (
+        "snapshot_not_newest",
+        r"is not most recent snapshot",
+        "Proxmox rolls a ZFS volume back to its newest snapshot only; remove the newer ones first.",
+    ),
+    (
+        "snapshot_unsupported",
+        r"snapshot feature is not available|unable to snapshot|"
+        r"(full|Linked) clone feature .*is not available|Linked clone feature",
+        "The storage of a volume, or a bind or device mount, does not allow this.",
+    ),
+    ("snapshot_incomplete", r"incomplete snapshot", "Delete the snapshot and take a new one."),
+    (
+        "would_lose_data",
+        r"unable to shrink disk size",
+        "Proxmox never shrinks a volume; create a smaller one and copy the data.",
+    ),
+    ("already_at_size", r"disk is already at specified size", ""),
+    (
+        "protected",
+        r"protection mode enabled",
+        "Set 'protection: false' first.",
+    ),
+    (
+        "container_running",
+        r"container is running|can't overwrite running container|cannot move volumes of a running container|"
+        r"running container can only be migrated|can't migrate running|CT is running|of a running container is only",
+        "Stop the container first, or allow it with the option of the task.",
+    ),
+    ("already_running", r"(CT|VM) (?P<vmid>\d+) already running", ""),
+    ("not_running", r"(CT|VM) (?P<vmid>\d+) not running", ""),
+    ("is_template", r"if it's a template|is a template|if vm is a template|a template to a template", ""),
+    (
+        "linked_clones",
+        r"still in use by linked clone|still in use by",
+        "Destroy the linked clones, or make them full, first.",
+    ),
+    ("has_snapshots", r"because CT contains snapshots", "Delete the container's snapshots first."),
+    ("config_damaged", r"missing 'arch' - internal error", "Repair the container's file in /etc/pve/lxc on the node."),
+    ("ha_managed", r"used in HA resources", "Remove it from HA first, or use 'purge: true'."),
+    (
+        "storage_unsuitable",
+        r"does not allow content type|does not support container directories|wrong content type|"
+        r"content type needs to be|storage '[^']+' is not (available|online)|unable to activate storage|"
+        r"content type '[^']+' is not available|can't clone to non-shared storage|does not support content",
+        "Choose a storage that has this content type enabled on the node.",
+    ),
+    ("storage_missing", r"storage '(?P<storage>[^']*)' does not exist", "Check the name of the storage."),
+    (
+        "storage_full",
+        r"No space left on device|out of space|not enough free space|Insufficient free space",
+        "Free space on the storage, or choose another one.",
+    ),
+    ("bridge_missing", r"bridge '(?P<bridge>[^']*)' does not exist", "Create the bridge on the node first."),
+    (
+        "volume_missing",
+        r"volume '(?P<volume>[^']+)' does not exist|can't find file '[^']+'|no such (logical )?volume|"
+        r"unable to parse (zfs|directory|lvm|rbd|\w+)? ?volume (ID|name|filename)",
+        "Check the name of the volume, template or backup.",
+    ),
+    (
+        "invalid_parameter",
+        r"unable to (delete|modify) (required|read-only) option|no options specified|format error|"
+        r"Parameter verification failed|does not exist on this|SSH public key validation|"
+        r"parameter '[^']+' not allowed|mount points configured, but|script '[^']+' does not exist|"
+        r"is not in the snippets directory|Device \S+ does not exist|Path has to be defined|"
+        r"malformed JSON|Not a HASH reference|unable to hotplug|unable to parse",
+        "Correct the value.",
+    ),
+    (
+        "node_unknown",
+        r"hostname lookup '(?P<node>[^']+)' failed|no such cluster node '(?P<name>[^']+)'",
+        "Check the name of the node.",
+    ),
+    (
+        "node_offline",
+        r"No route to host|Connection refused|Connection timed out|broken pipe",
+        "The node does not answer; bring it back or choose another one.",
+    ),
+    ("shutdown_timeout", r"container did not stop", "Raise 'timeout', or allow a hard stop with 'force: true'."),
+    ("not_stateful", r"CRIU|lxc-checkpoint", "Proxmox's suspend is experimental; use a snapshot or a checkpoint."),
+)
+
+_COMPILED = tuple((code, re.compile(pattern, re.IGNORECASE), hint) for code, pattern, hint in _SENTENCES)
+
+_STATUS: dict[int, tuple[str, str]] = {
+    400: ("invalid_parameter", "Correct the value."),
+    401: ("authentication_failed", "Check the user with its realm, the password, or the token's id and secret."),
+    403: ("permission_denied", "Grant the privilege to the user and, for a token with privilege separation, to it."),
+    501: ("not_implemented", "This Proxmox VE does not have the call; see the versions that the collection supports."),
+    506: ("invalid_parameter", "Correct the value."),
+    595: ("node_offline", "The node does not answer; bring it back or choose another one."),
+    596: ("node_offline", "The node does not answer; bring it back or choose another one."),
+    599: ("node_offline", "The node does not answer; bring it back or choose another one."),
+}
+
+
+def classify(status: int, text: str) -> tuple[str, str, dict[str, str]]:
+    """The code, hint and facts of an answer.
+
+    status: the HTTP status, or 500 for the exit status of a task.
+    text: the message, or the exit status of a task.
+    """
+    if status in (400, 401, 403, 501, 506) and not (status == 403 and "pool '" in text):
+        code, hint = _STATUS[status]
+        return code, hint, _permission_facts(text) if status == 403 else {}
+    for code, pattern, hint in _COMPILED:
+        match = pattern.search(text)
+        if match:
+            facts = {name: value for name, value in match.groupdict().items() if value is not None}
+            if code == "permission_denied":
+                facts.update(_permission_facts(text))
+            return code, hint, facts
+    if status in _STATUS:
+        return (*_STATUS[status], {})
+    return "api_error", "", {}
+
+
+def _permission_facts(text: str) -> dict[str, str]:
+    match = re.search(r"Permission check failed \((?P<path>/\S*), (?P<privilege>[\w.|]+)\)", text)
+    return match.groupdict() if match else {}

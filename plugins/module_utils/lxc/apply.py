@@ -1,0 +1,333 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading a container and carrying out the steps of a plan."""
+
+from __future__ import annotations
+
+import ipaddress
+import threading
+import time
+import typing as t
+from dataclasses import dataclass, field
+
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import (
+    HA_TASKS,
+    Task,
+    TaskWatcher,
+    is_upid,
+    type_of,
+)
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.plan import VMID, Actual, Step
+
+# A task that could not get the lock has done nothing; it is started again this often in all.
+TASK_TRIES = 4
+FIRST_POLL = 0.2
+LAST_POLL = 2.0
+VMID_TRIES = 100
+
+# action, seconds
+Progress = t.Callable[[str, float], None]
+
+
+@dataclass
+class Log:
+    """What has been done: the tasks that ended, and the warnings in their logs."""
+
+    tasks: list[Task] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> list[str]:
+        """The warnings of all tasks."""
+        return [f"{type_of(task.upid)}: {line.strip()}" for task in self.tasks for line in task.warnings]
+
+    def as_list(self) -> list[dict[str, t.Any]]:
+        """A module's ``tasks``."""
+        return [task.as_dict() for task in self.tasks]
+
+
+class VmidAllocator:
+    """Hands out container ids that are probably free. Safe to use from several threads.
+
+    ``GET /cluster/nextid`` reserves nothing: only the creation itself decides, and is tried again with another id.
+    """
+
+    def __init__(self, client: Client, taken: t.Iterable[int] = ()) -> None:
+        self._client = client
+        self._taken = set(taken)
+        self._lock = threading.Lock()
+        self._next: int | None = None
+
+    def take(self) -> int:
+        """An id that this process has not given to anybody yet."""
+        with self._lock:
+            if self._next is None:
+                self._next = int(self._client.get("cluster/nextid"))
+            while self._next in self._taken:
+                self._next += 1
+            self._taken.add(self._next)
+            return self._next
+
+    def refused(self) -> None:
+        """An id was taken by somebody else: ask the cluster again."""
+        with self._lock:
+            self._next = None
+
+
+# ----------------------------------------------------------------------------------------------------- reading
+
+
+def read_container(client: Client, node: str, vmid: int, status: str | None = None) -> Actual | None:
+    """A container as it is now, or None when there is none with this id on the node.
+
+    ``GET pending`` gives what is in force, what waits for a restart and the digest, in one request. The status costs
+    another one, unless it is known already.
+    """
+    try:
+        entries = client.get(f"nodes/{node}/lxc/{vmid}/pending") or []
+    except Failure as failure:
+        if failure.code == "not_found":
+            return None
+        raise
+    current: dict[str, t.Any] = {}
+    pending: dict[str, t.Any] = {}
+    digest = None
+    for entry in entries:
+        key = str(entry["key"])
+        if key == "digest":
+            digest = entry.get("value")
+            continue
+        if "value" in entry:
+            current[key] = entry["value"]
+        # An entry with both a pending value and a deletion keeps the value (hot-plug of a changed mount point).
+        if "pending" in entry:
+            pending[key] = entry["pending"]
+        elif entry.get("delete"):
+            pending[key] = None
+    if status is None:
+        status = str(client.get(f"nodes/{node}/lxc/{vmid}/status/current").get("status"))
+    return Actual(vmid, node, status, current, pending, digest)
+
+
+def container_status(client: Client, node: str, vmid: int) -> dict[str, t.Any]:
+    """``GET status/current``."""
+    return t.cast("dict[str, t.Any]", client.get(f"nodes/{node}/lxc/{vmid}/status/current"))
+
+
+# ---------------------------------------------------------------------------------------------------- applying
+
+
+class Executor:
+    """Sends the steps of one container's plan, one after the other."""
+
+    def __init__(
+        self,
+        client: Client,
+        watcher: TaskWatcher,
+        vmids: VmidAllocator,
+        timeout: float,
+        progress: Progress | None = None,
+        sleep: t.Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._client = client
+        self._watcher = watcher
+        self._vmids = vmids
+        self._timeout = timeout
+        self._progress = progress or (lambda _action, _seconds: None)
+        self._sleep = sleep
+        self.log = Log()
+
+    def run(self, steps: t.Sequence[Step], vmid: int | None, digest: str | None) -> int:
+        """Carry out the steps; the container's id.
+
+        vmid: None when the first step makes the container and any free id will do.
+        digest: of the configuration that the plan was made for.
+
+        Raises:
+            Failure: the first step that failed; those before it are done.
+        """
+        for step in steps:
+            began = time.monotonic()
+            if vmid is None:
+                vmid = self._create(step)
+            else:
+                params = dict(step.params)
+                if step.action in ("created", "restored"):
+                    params["vmid"] = vmid
+                elif step.action == "cloned":
+                    params["newid"] = vmid
+                if step.digest:
+                    params["digest"] = digest or self._digest(step.path)
+                    digest = None
+                self._send(step, step.path.replace(VMID, str(vmid)), params)
+            self._progress(step.action, time.monotonic() - began)
+        assert vmid is not None
+        return vmid
+
+    def _digest(self, path: str) -> str | None:
+        return t.cast("str | None", self._client.get(path).get("digest"))
+
+    def _create(self, step: Step) -> int:
+        name = "newid" if step.action == "cloned" else "vmid"
+        for _attempt in range(VMID_TRIES):
+            vmid = self._vmids.take()
+            try:
+                self._send(step, step.path, {**step.params, name: vmid})
+                return vmid
+            except Failure as failure:
+                if failure.code != "vmid_in_use":
+                    raise
+                self._vmids.refused()
+        raise Failure("vmid_in_use", f"No free vmid was found in {VMID_TRIES} tries.", "Give vmid.")
+
+    def _send(self, step: Step, path: str, params: t.Mapping[str, t.Any]) -> None:
+        """One request and, when it starts a task, its end."""
+        deadline = time.monotonic() + self._timeout
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                self._send_once(step, path, params)
+                return
+            except Failure as failure:
+                if not _may_repeat(step, failure, tries, deadline):
+                    if _is_done_already(step, failure):
+                        return
+                    raise
+            self._sleep(min(FIRST_POLL * 2**tries, LAST_POLL))
+
+    def _send_once(self, step: Step, path: str, params: t.Mapping[str, t.Any]) -> None:
+        answer = self._client.request(step.method, path, params)
+        if is_upid(answer):
+            self.log.tasks.append(self._watcher.wait(answer, self._timeout))
+            if type_of(answer) in (*HA_TASKS, "vzreboot"):
+                # These tasks end before the container has its new state: the HA manager, or systemd, makes it so.
+                self._await_state(path, params)
+        elif step.action == "made a template":
+            self._await_template(path)
+
+    def _await_state(self, path: str, params: t.Mapping[str, t.Any]) -> None:
+        if path.endswith("/migrate"):
+            _nodes, _node, kind, vmid, _call = path.split("/")
+            there = f"nodes/{params['target']}/{kind}/{vmid}"
+            self._poll(lambda: self._exists(there), f"arrived on {params['target']}")
+            return
+        base = path.partition("/status/")[0]
+        wanted = "stopped" if path.endswith(("/stop", "/shutdown")) else "running"
+        self._poll(lambda: self._client.get(f"{base}/status/current").get("status") == wanted, f"was {wanted}")
+
+    def _exists(self, base: str) -> bool:
+        try:
+            self._client.get(f"{base}/config")
+            return True
+        except Failure as failure:
+            if failure.code == "not_found":
+                return False
+            raise
+
+    def _await_template(self, path: str) -> None:
+        """The conversion answers nothing, and its task is in the node's list only."""
+        base = path.rpartition("/")[0]
+        node, vmid = base.split("/")[1], base.split("/")[3]
+        listed = self._client.get(f"nodes/{node}/tasks", source="all", vmid=vmid, typefilter="vztemplate", limit=5)
+        upids = sorted(
+            (entry for entry in listed or [] if entry.get("type") == "vztemplate" and str(entry.get("id")) == vmid),
+            key=lambda entry: entry.get("starttime", 0),
+        )
+        if upids:
+            self.log.tasks.append(self._watcher.wait(str(upids[-1]["upid"]), self._timeout))
+        self._poll(lambda: bool(self._client.get(f"{base}/config").get("template")), "was a template")
+
+    def _poll(self, done: t.Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + self._timeout
+        pause = FIRST_POLL
+        while not done():
+            if time.monotonic() > deadline:
+                raise Failure("timeout", f"The container never {what} within {self._timeout:g} s.", "Raise 'timeout'.")
+            self._sleep(pause)
+            pause = min(pause * 1.5, LAST_POLL)
+
+    # ------------------------------------------------------------------------------------------------ addresses
+
+    def await_address(self, node: str, vmid: int, timeout: float) -> list[dict[str, str]]:
+        """Wait until a running container has an address that others can reach.
+
+        Raises:
+            Failure: ``no_address`` after ``timeout`` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        pause = FIRST_POLL
+        while True:
+            found = interface_addresses(self._client, node, vmid)
+            if found:
+                return found
+            if time.monotonic() > deadline:
+                raise Failure(
+                    "no_address",
+                    f"Container {vmid} has no address after {timeout:g} s.",
+                    "Check its network, or raise 'address_timeout'.",
+                    vmid=vmid,
+                )
+            self._sleep(pause)
+            pause = min(pause * 1.5, LAST_POLL)
+
+
+def _may_repeat(step: Step, failure: Failure, tries: int, deadline: float) -> bool:
+    """Whether nothing was executed, and trying again is likely to help."""
+    if time.monotonic() > deadline:
+        return False
+    if failure.code == "lock_timeout":
+        # The client has repeated a refused request already; what is repeated here is a task.
+        return tries < TASK_TRIES and "upid" in failure.details
+    # Clones of one source exclude each other while the source's disks are read.
+    return step.action == "cloned" and failure.code == "locked" and failure.details.get("lock") == "disk"
+
+
+def _is_done_already(step: Step, failure: Failure) -> bool:
+    """Somebody else was faster: the container is in the state that the step was to make."""
+    if failure.code == "already_running":
+        return step.path.endswith("/status/start")
+    if failure.code == "not_running":
+        return step.path.endswith(("/status/stop", "/status/shutdown"))
+    if failure.code == "not_found":
+        return step.method == "DELETE"
+    return failure.code == "already_at_size"
+
+
+def interface_addresses(client: Client, node: str, vmid: int) -> list[dict[str, str]]:
+    """The addresses inside a running container, without loopback and link-local ones.
+
+    Each with ``interface``, ``address`` (with its prefix length), ``family`` (``inet`` or ``inet6``) and ``hwaddr``.
+    """
+    found = []
+    for interface in client.get(f"nodes/{node}/lxc/{vmid}/interfaces") or []:
+        texts = [f"{a['ip-address']}/{a['prefix']}" for a in interface.get("ip-addresses") or [] if "ip-address" in a]
+        texts += [interface[family] for family in ("inet", "inet6") if interface.get(family)]
+        for text in dict.fromkeys(texts):
+            found += _usable(str(interface.get("name", "")), text, str(interface.get("hwaddr", "")))
+    return found
+
+
+def _usable(interface: str, text: str, hwaddr: str) -> list[dict[str, str]]:
+    try:
+        address = ipaddress.ip_interface(text)
+    except ValueError:
+        return []
+    if interface == "lo" or address.ip.is_loopback or address.ip.is_link_local:
+        return []
+    family = "inet" if address.version == 4 else "inet6"
+    return [{"interface": interface, "address": str(address), "family": family, "hwaddr": hwaddr.upper()}]
+
+
+def configured_addresses(config: t.Mapping[str, t.Any]) -> list[dict[str, str]]:
+    """The static addresses that a configuration gives, in the form of ``interface_addresses``."""
+    found = []
+    for key in sorted((name for name in config if name.startswith("net")), key=properties.order_of):
+        net = properties.read(key, config[key])
+        if isinstance(net, dict):
+            for sub in ("ip", "ip6"):
+                found += _usable(str(net.get("name", "")), str(net.get(sub, "")), str(net.get("hwaddr", "")))
+    return found

@@ -1,0 +1,207 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Finding containers: by vmid, by hostname, by tag.
+
+``/cluster/resources`` is one cheap request, and complete as to which ids exist and where. Its names and states lag
+about ten seconds behind: a new container has no name there, and one just started may still be stopped. What it does
+not know is read from the nodes.
+"""
+
+from __future__ import annotations
+
+import typing as t
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import CONNECTIONS, Client
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
+
+Item = t.TypeVar("Item")
+Answer = t.TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A container or VM as the cluster lists it.
+
+    kind: ``lxc`` or ``qemu``.
+    name: None while the cluster does not know it yet.
+    current: whether name and status were read from the node.
+    """
+
+    vmid: int
+    kind: str
+    node: str
+    name: str | None = None
+    status: str = "unknown"
+    template: bool = False
+    pool: str | None = None
+    tags: tuple[str, ...] = ()
+    current: bool = False
+
+
+def in_parallel(work: t.Callable[[Item], Answer], items: t.Sequence[Item]) -> list[Answer]:
+    """The answers of ``work`` in the order of the items, asked for concurrently over few connections."""
+    if len(items) < 2:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(max_workers=min(CONNECTIONS, len(items))) as pool:
+        return list(pool.map(work, items))
+
+
+class Cluster:
+    """The guests and nodes of a cluster, read once and as little as needed."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._guests: dict[int, Guest] | None = None
+        self._nodes: dict[str, bool] = {}
+        self._load: dict[str, float] = {}
+        self._listed: set[str] = set()
+
+    def _read(self) -> dict[int, Guest]:
+        if self._guests is None:
+            self._guests = {}
+            for entry in self._client.get("cluster/resources") or []:
+                kind = entry.get("type")
+                if kind == "node":
+                    self._nodes[str(entry["node"])] = entry.get("status") == "online"
+                    self._load[str(entry["node"])] = _share(entry.get("mem"), entry.get("maxmem"))
+                elif kind in ("lxc", "qemu"):
+                    guest = _guest(entry)
+                    self._guests[guest.vmid] = guest
+        return self._guests
+
+    @property
+    def guests(self) -> list[Guest]:
+        """All guests that the user or token may see, by vmid."""
+        return sorted(self._read().values(), key=lambda guest: guest.vmid)
+
+    @property
+    def online_nodes(self) -> list[str]:
+        """The nodes that are up."""
+        self._read()
+        return sorted(node for node, online in self._nodes.items() if online)
+
+    def memory_share(self, node: str) -> float:
+        """The share of a node's memory that is in use, 0 to 1."""
+        self._read()
+        return self._load.get(node, 0.0)
+
+    def guest(self, vmid: int) -> Guest | None:
+        """A guest by its id."""
+        return self._read().get(vmid)
+
+    def container(self, vmid: int) -> Guest | None:
+        """A container by its id.
+
+        Raises:
+            Failure: ``vmid_in_use`` when the id is a VM's.
+        """
+        guest = self.guest(vmid)
+        if guest is not None and guest.kind != "lxc":
+            raise Failure(
+                "vmid_in_use",
+                f"{vmid} is a virtual machine ({guest.name or 'without a name'} on {guest.node}), not a container.",
+                "Choose another vmid.",
+                vmid=vmid,
+            )
+        return guest
+
+    def refresh(self, nodes: t.Iterable[str]) -> None:
+        """Read the names and states of the containers on some nodes where they are current (one request each)."""
+        fresh = [node for node in dict.fromkeys(nodes) if node not in self._listed and self._nodes.get(node, True)]
+        answers = in_parallel(lambda node: self._client.get(f"nodes/{node}/lxc") or [], fresh)
+        guests = self._read()
+        for node, entries in zip(fresh, answers):
+            self._listed.add(node)
+            for entry in entries:
+                vmid = int(entry["vmid"])
+                known = guests.get(vmid) or Guest(vmid, "lxc", node)
+                read = _guest({**entry, "type": "lxc", "node": node})
+                pool = known.pool
+                guests[vmid] = replace(read, pool=pool, current=True, name=read.name or known.name)
+
+    def by_hostname(self, hostname: str, exhaustive: bool) -> Guest | None:
+        """The one container with a hostname, or None.
+
+        exhaustive: when it is not found, ask the nodes as well, whose names are current. Without it only the
+            containers that have no name yet are looked at.
+
+        Raises:
+            Failure: ``ambiguous_hostname``; ``node_offline`` when an unnamed container cannot be asked for its name.
+        """
+        self._name_the_nameless()
+        found = self._named(hostname)
+        if not found and exhaustive:
+            self.refresh(self.online_nodes)
+            found = self._named(hostname)
+        if len(found) > 1:
+            vmids = [guest.vmid for guest in found]
+            raise Failure(
+                "ambiguous_hostname",
+                f"{len(found)} containers have the hostname {hostname}: {', '.join(map(str, vmids))}.",
+                "Give the vmid.",
+                hostname=hostname,
+                vmids=vmids,
+            )
+        if not found:
+            self._refuse_unknown_names(hostname)
+        return found[0] if found else None
+
+    def _named(self, hostname: str) -> list[Guest]:
+        return [guest for guest in self.guests if guest.kind == "lxc" and guest.name == hostname]
+
+    def _nameless(self) -> list[Guest]:
+        return [guest for guest in self.guests if guest.kind == "lxc" and not guest.name]
+
+    def _name_the_nameless(self) -> None:
+        """Read the configuration of containers that the cluster does not name yet: they have just been made."""
+        nameless = [guest for guest in self._nameless() if not guest.current and self._nodes.get(guest.node, True)]
+        guests = self._read()
+        for guest, config in zip(nameless, in_parallel(self._config, nameless)):
+            if config is None:
+                guests.pop(guest.vmid, None)
+                continue
+            name = str(config.get("hostname") or f"CT{guest.vmid}")
+            guests[guest.vmid] = replace(guest, name=name, current=True)
+
+    def _config(self, guest: Guest) -> dict[str, t.Any] | None:
+        try:
+            return t.cast("dict[str, t.Any]", self._client.get(f"nodes/{guest.node}/lxc/{guest.vmid}/config"))
+        except Failure as failure:
+            if failure.code == "not_found":
+                return None
+            raise
+
+    def _refuse_unknown_names(self, hostname: str) -> None:
+        unknown = [guest for guest in self._nameless() if not self._nodes.get(guest.node, True)]
+        if unknown:
+            nodes = sorted({guest.node for guest in unknown})
+            raise Failure(
+                "node_offline",
+                f"Whether {hostname} exists cannot be told: {len(unknown)} containers without a known name are on "
+                f"{', '.join(nodes)}, which is offline.",
+                "Bring the node back, or give the vmid.",
+                nodes=nodes,
+            )
+
+
+def _guest(entry: t.Mapping[str, t.Any]) -> Guest:
+    name = entry.get("name")
+    status = str(entry.get("status") or "unknown")
+    return Guest(
+        vmid=int(entry["vmid"]),
+        kind=str(entry["type"]),
+        node=str(entry["node"]),
+        name=str(name) if name and status != "unknown" or name and entry.get("type") == "qemu" else None,
+        status=status,
+        template=bool(int(entry.get("template") or 0)),
+        pool=entry.get("pool") or None,
+        tags=properties.read("tags", entry.get("tags")) or (),
+    )
+
+
+def _share(used: t.Any, total: t.Any) -> float:
+    return float(used or 0) / float(total) if total else 0.0

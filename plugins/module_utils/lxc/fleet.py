@@ -1,0 +1,564 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The engine: declared containers are found, read, planned for, checked for privileges, and made so.
+
+One container is a fleet of one: ``lxc_container`` and ``lxc_fleet`` both call ``Engine.run``.
+"""
+
+from __future__ import annotations
+
+import threading
+import typing as t
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import missing, refusal
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import TaskWatcher
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import (
+    Executor,
+    Log,
+    VmidAllocator,
+    configured_addresses,
+    interface_addresses,
+    read_container,
+)
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.cluster import Cluster, in_parallel
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.plan import (
+    RECREATE,
+    Actual,
+    Plan,
+    Step,
+    converge_plan,
+    make_plan,
+    waiting_keys,
+)
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import Declared, invalid
+
+# How often a plan is made anew because somebody else changed the container in between.
+REPLANS = 3
+
+# text of one finished step
+Report = t.Callable[[str], None]
+
+
+@dataclass
+class Outcome:
+    """What became of one declared container.
+
+    before, after: the container as it was and as it is (check mode: as it was).
+    pruned: it was not declared, but owned.
+    """
+
+    declared: Declared
+    before: Actual | None = None
+    after: Actual | None = None
+    plan: Plan = field(default_factory=Plan)
+    log: Log = field(default_factory=Log)
+    addresses: list[dict[str, str]] = field(default_factory=list)
+    failure: Failure | None = None
+    source: Actual | None = None
+    pruned: bool = False
+
+    @property
+    def changed(self) -> bool:
+        """True when something was, or in check mode would be, done."""
+        return self.plan.changed
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the tasks warned of, and what differs but was not done."""
+        blocked = [
+            f"{self.declared.label}: {change.key} is {change.before}, declared is {change.after}. {change.hint}"
+            for change in self.plan.blocked
+        ]
+        return blocked + [f"{self.declared.label}: {line}" for line in self.log.warnings]
+
+    def container(self, check_mode: bool) -> dict[str, t.Any] | None:
+        """The ``container`` of a result; None when there is none."""
+        if self.after is None:
+            return None
+        status = self.after.status
+        if check_mode and self.plan.changed:
+            status = "running" if self.plan.running_after else "stopped"
+        return {
+            "vmid": self.after.vmid,
+            "node": self.after.node,
+            "hostname": self.after.hostname,
+            "status": status,
+            "config": self.after.config,
+            "addresses": self.addresses,
+        }
+
+    def diff(self) -> dict[str, t.Any]:
+        """Each key before and after, for ``--diff``."""
+        before, after = {}, {}
+        for change in self.plan.changes:
+            if change.request is not None:
+                before.setdefault(change.key, change.before)
+                after[change.key] = change.after
+        return {"before": before, "after": after}
+
+    def as_dict(self, check_mode: bool) -> dict[str, t.Any]:
+        """The return values that every container-shaped result has."""
+        waiting = waiting_keys(self.after) if self.after else []
+        if check_mode:
+            waiting = [
+                change.key for change in self.plan.changes if change.effect == "restart" and change.request is not None
+            ] + waiting
+            waiting = [] if any(step.action == "restarted" for step in self.plan.steps) else waiting
+        return {
+            "changed": self.changed,
+            "container": self.container(check_mode),
+            "plan": [change.as_dict() for change in self.plan.changes],
+            "restart_required": bool(waiting) and (self.plan.running_after or not check_mode),
+            "recreate_required": sorted({c.key for c in self.plan.blocked if c.effect == RECREATE}),
+            "tasks": self.log.as_list(),
+            "notes": self.plan.notes,
+        }
+
+
+@dataclass(frozen=True)
+class Ownership:
+    """What a fleet owns, and what becomes of what it owns but no longer declares.
+
+    owner: the tag that marks it.
+    prune: ``none``, ``stop`` or ``delete``.
+    prune_tags: the same for containers that carry a certain tag besides.
+    """
+
+    owner: str | None = None
+    prune: str = "none"
+    prune_tags: t.Mapping[str, str] = field(default_factory=dict)
+
+    def policy(self, tags: t.Collection[str]) -> str:
+        """What becomes of an owned container with these tags."""
+        return next((policy for tag, policy in self.prune_tags.items() if tag in tags), self.prune)
+
+
+class Engine:
+    """Makes containers as declared.
+
+    concurrency: steps in flight for each node.
+    report: called with a line for each finished step.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        check_mode: bool = False,
+        concurrency: int = 4,
+        report: Report | None = None,
+    ) -> None:
+        self._client = client
+        self._check_mode = check_mode
+        self._concurrency = concurrency
+        self._report = report
+        self._cluster = Cluster(client)
+        self._watcher = TaskWatcher(client)
+        self._vmids = VmidAllocator(client)
+        self._sources: dict[int, threading.Lock] = {}
+        self._lock = threading.Lock()
+        self._done = 0
+        self._total = 0
+
+    # ------------------------------------------------------------------------------------------------- the run
+
+    def run(self, fleet: t.Sequence[Declared], ownership: Ownership = Ownership()) -> list[Outcome]:
+        """Make all of them so; one failure does not stop the others.
+
+        Raises:
+            Failure: before the first write, what concerns all: contradictions, and missing privileges.
+        """
+        refuse_contradictions(fleet)
+        outcomes = self._find(fleet, ownership)
+        self._place(outcomes)
+        in_parallel(self._prepare, outcomes)
+        self._refuse_missing_privileges(outcomes)
+        if not self._check_mode:
+            self._apply(outcomes)
+        self._read_addresses(outcomes)
+        return outcomes
+
+    def _prepare(self, outcome: Outcome) -> None:
+        """Plan for one container; its failure is kept with it."""
+        if outcome.failure:
+            return
+        try:
+            declared = outcome.declared
+            wants_source = (declared.clone and not outcome.before) or declared.restore
+            outcome.source = self._source(declared, outcome.before) if wants_source else None
+            outcome.plan = make_plan(declared, outcome.before, outcome.source)
+        except Failure as failure:
+            outcome.failure = failure
+
+    # ---------------------------------------------------------------------------------------------- finding
+
+    def _find(self, fleet: t.Sequence[Declared], ownership: Ownership) -> list[Outcome]:
+        if len(fleet) == 1 and not ownership.owner:
+            outcome = Outcome(fleet[0])
+            outcome.before = outcome.after = self._find_one(fleet[0])
+            return [outcome]
+        return self._find_all(fleet, ownership)
+
+    def _find_one(self, declared: Declared) -> Actual | None:
+        """One container by as few requests as there are: two with vmid and node, else three."""
+        if declared.vmid is not None and declared.node:
+            actual = read_container(self._client, declared.node, declared.vmid)
+            if actual is not None:
+                return self._with_pool(declared, actual)
+        if declared.vmid is not None:
+            guest = self._cluster.container(declared.vmid)
+        else:
+            guest = self._cluster.by_hostname(declared.hostname or "", exhaustive=declared.state != "absent")
+        if guest is None:
+            return None
+        actual = read_container(self._client, guest.node, guest.vmid)
+        if actual and declared.vmid is None and actual.hostname != declared.hostname:
+            # The cluster's list still had a name that the container has lost.
+            self._cluster.refresh(self._cluster.online_nodes)
+            guest = self._cluster.by_hostname(declared.hostname or "", exhaustive=True)
+            actual = read_container(self._client, guest.node, guest.vmid) if guest else None
+        return self._with_pool(declared, actual) if actual else None
+
+    def _with_pool(self, declared: Declared, actual: Actual) -> Actual:
+        if declared.pool:
+            guest = self._cluster.guest(actual.vmid)
+            actual.pool = guest.pool if guest else None
+        return actual
+
+    def _find_all(self, fleet: t.Sequence[Declared], ownership: Ownership) -> list[Outcome]:
+        """All of them by one request for the cluster, one for each node and one for each container."""
+        cluster = self._cluster
+        names = {guest.name for guest in cluster.guests if guest.kind == "lxc"}
+        if any(declared.vmid is None and declared.hostname not in names for declared in fleet):
+            cluster.refresh(cluster.online_nodes)
+        else:
+            cluster.refresh(self._involved_nodes(fleet))
+        outcomes = [Outcome(declared) for declared in fleet]
+        in_parallel(self._locate, outcomes)
+        matched: dict[int, str] = {}
+        for outcome in outcomes:
+            if outcome.before is not None:
+                vmid, label = outcome.before.vmid, outcome.declared.label
+                if vmid in matched:
+                    raise invalid("containers", f"{matched[vmid]} and {label} are the same container ({vmid})")
+                matched[vmid] = label
+        return outcomes + self._find_undeclared(ownership, set(matched))
+
+    def _involved_nodes(self, fleet: t.Sequence[Declared]) -> list[str]:
+        vmids = {declared.vmid for declared in fleet}
+        names = {declared.hostname for declared in fleet if declared.vmid is None}
+        return sorted(
+            {guest.node for guest in self._cluster.guests if guest.vmid in vmids or guest.name in names}
+            & set(self._cluster.online_nodes)
+        )
+
+    def _locate(self, outcome: Outcome) -> None:
+        declared = outcome.declared
+        try:
+            if declared.vmid is not None:
+                guest = self._cluster.container(declared.vmid)
+            else:
+                guest = self._cluster.by_hostname(declared.hostname or "", exhaustive=False)
+            if guest is not None:
+                status = guest.status if guest.current and guest.status != "unknown" else None
+                actual = read_container(self._client, guest.node, guest.vmid, status)
+                if actual is not None:
+                    actual.pool = guest.pool
+                outcome.before = outcome.after = actual
+        except Failure as failure:
+            outcome.failure = failure
+
+    def _find_undeclared(self, ownership: Ownership, matched: set[int]) -> list[Outcome]:
+        """What is owned but not declared any more, with what is to become of it."""
+        if not ownership.owner:
+            return []
+        found = []
+        for guest in self._cluster.guests:
+            if guest.kind != "lxc" or ownership.owner.lower() not in guest.tags or guest.vmid in matched:
+                continue
+            policy = ownership.policy(guest.tags)
+            if policy != "none":
+                state = "absent" if policy == "delete" else "stopped"
+                declared = Declared(state=state, vmid=guest.vmid, hostname=guest.name, force=True, purge=True)
+                if policy == "stop":
+                    declared = Declared(state=state, vmid=guest.vmid, hostname=guest.name)
+                found.append(Outcome(declared, pruned=True))
+        in_parallel(self._locate, found)
+        return found
+
+    # --------------------------------------------------------------------------------------------- placement
+
+    def _place(self, outcomes: t.Sequence[Outcome]) -> None:
+        """Give new containers without a node one: evenly by ``spread``, then by number, then by memory in use."""
+        new = [o for o in outcomes if o.before is None and not o.declared.node and not o.failure and not o.pruned]
+        new = [o for o in new if o.declared.spread is not None and o.declared.state != "absent"]
+        if not new:
+            return
+        nodes = self._cluster.online_nodes
+        if not nodes:
+            raise Failure("node_offline", "No node is online.", "Bring a node back.")
+        total = Counter(guest.node for guest in self._cluster.guests)
+        groups: Counter[tuple[str, str]] = Counter()
+        for outcome in outcomes:
+            node = outcome.before.node if outcome.before else outcome.declared.node
+            if node and outcome.declared.spread is not None:
+                groups[(outcome.declared.spread, node)] += 1
+        for outcome in new:
+            spread = outcome.declared.spread or ""
+            node = min(
+                nodes, key=lambda name: (groups[(spread, name)], total[name], self._cluster.memory_share(name), name)
+            )
+            groups[(spread, node)] += 1
+            total[node] += 1
+            outcome.declared = replace(outcome.declared, node=node)
+
+    # ------------------------------------------------------------------------------------------------ sources
+
+    def _source(self, declared: Declared, existing: Actual | None) -> Actual | None:
+        """What a clone or restore is made of."""
+        if declared.clone:
+            return self._clone_source(declared)
+        if declared.restore and (existing is None or declared.restore.force):
+            return self._backup_source(declared)
+        return None
+
+    def _clone_source(self, declared: Declared) -> Actual | None:
+        assert declared.clone is not None
+        clone = declared.clone
+        if clone.vmid is not None:
+            guest = self._cluster.container(clone.vmid)
+        else:
+            guest = self._cluster.by_hostname(clone.hostname or "", exhaustive=True)
+        if guest is None:
+            return None
+        source = read_container(self._client, guest.node, guest.vmid)
+        if source is not None:
+            source.pool = guest.pool
+            if clone.snapshot:
+                path = f"nodes/{guest.node}/lxc/{guest.vmid}/config"
+                source.current = self._client.get(path, snapshot=clone.snapshot)
+                source.pending = {}
+        return source
+
+    def _backup_source(self, declared: Declared) -> Actual | None:
+        """The configuration in a backup; None when the user or token may not look into it."""
+        assert declared.restore is not None
+        if not declared.node:
+            return None
+        try:
+            text = self._client.get(f"nodes/{declared.node}/vzdump/extractconfig", volume=declared.restore.volume)
+        except Failure as failure:
+            if failure.code in ("permission_denied", "not_implemented"):
+                return None
+            raise
+        return Actual(0, declared.node, current=parse_config(str(text or "")))
+
+    # --------------------------------------------------------------------------------------------- privileges
+
+    def _refuse_missing_privileges(self, outcomes: t.Sequence[Outcome]) -> None:
+        needs = [need for outcome in outcomes if not outcome.failure for need in outcome.plan.needs]
+        credentials = self._client.credentials
+        if not needs or credentials.is_root_with_password:
+            return
+        lacking = missing(needs, self._client.get("access/permissions") or {})
+        if lacking:
+            raise refusal(lacking, credentials.identity)
+
+    # ------------------------------------------------------------------------------------------------ applying
+
+    def _apply(self, outcomes: t.Sequence[Outcome]) -> None:
+        work = [outcome for outcome in outcomes if outcome.plan.changed and not outcome.failure]
+        self._total = sum(len(outcome.plan.steps) for outcome in work)
+        self._vmids = VmidAllocator(
+            self._client,
+            [o.declared.vmid for o in outcomes if o.declared.vmid is not None],
+        )
+        if len(work) == 1:
+            self._apply_one(work[0])
+            return
+        pools: dict[str, ThreadPoolExecutor] = {}
+        try:
+            futures: list[Future[None]] = []
+            for outcome in work:
+                node = _working_node(outcome)
+                if node not in pools:
+                    pools[node] = ThreadPoolExecutor(max_workers=self._concurrency)
+                futures.append(pools[node].submit(self._apply_one, outcome))
+            for future in futures:
+                future.result()
+        finally:
+            for pool in pools.values():
+                pool.shutdown(cancel_futures=True)
+
+    def _apply_one(self, outcome: Outcome) -> None:
+        declared = outcome.declared
+        executor = Executor(
+            self._client,
+            self._watcher,
+            self._vmids,
+            declared.timeout,
+            progress=lambda action, seconds: self._progress(outcome, action, seconds),
+        )
+        outcome.log = executor.log
+        try:
+            self._execute(outcome, executor)
+        except Failure as failure:
+            outcome.failure = failure
+
+    def _execute(self, outcome: Outcome, executor: Executor) -> None:
+        declared = outcome.declared
+        before = outcome.before
+        for attempt in range(REPLANS + 1):
+            try:
+                vmid = self._run_steps(outcome, executor, _own_steps(outcome.plan))
+                break
+            except Failure as failure:
+                fresh = failure.code == "modified" and before is not None and attempt < REPLANS
+                if not fresh or executor.log.tasks:
+                    raise
+                assert before is not None
+                before = read_container(self._client, before.node, before.vmid)
+                outcome.plan = make_plan(declared, before, outcome.source)
+        node = _final_node(outcome)
+        if outcome.plan.converge:
+            made = read_container(self._client, node, vmid)
+            if made is None:
+                raise Failure("not_found", f"{declared.label} has vanished after it was made.", vmid=vmid)
+            made.pool = declared.pool
+            rest = converge_plan(replace(declared, vmid=vmid, node=node), made)
+            first = Plan(_own_steps(outcome.plan), converge=True)
+            first.extend(rest)
+            outcome.plan = first
+            executor.run(rest.steps, vmid, made.digest)
+            node = declared.node or node
+        if declared.state == "absent":
+            outcome.after = None
+            return
+        outcome.after = read_container(self._client, node, vmid)
+        if outcome.after is not None:
+            outcome.after.pool = declared.pool
+            if declared.wait_for_address and outcome.after.running:
+                outcome.addresses = executor.await_address(node, vmid, declared.address_timeout)
+
+    def _run_steps(self, outcome: Outcome, executor: Executor, steps: list[Step]) -> int:
+        existing = outcome.before.vmid if outcome.before else outcome.declared.vmid
+        digest = outcome.before.digest if outcome.before else None
+        if outcome.declared.clone and outcome.source and any(step.action == "cloned" for step in steps):
+            with self._source_lock(outcome.source.vmid):
+                return executor.run(steps, existing, digest)
+        return executor.run(steps, existing, digest)
+
+    def _source_lock(self, vmid: int) -> threading.Lock:
+        """Clones of one source exclude each other on the node; waiting for one's turn here costs no request."""
+        with self._lock:
+            return self._sources.setdefault(vmid, threading.Lock())
+
+    def _progress(self, outcome: Outcome, action: str, seconds: float) -> None:
+        with self._lock:
+            self._done += 1
+            self._total = max(self._total, self._done)
+            line = (
+                f"[{self._done}/{self._total}] {outcome.declared.label} {action} "
+                f"on {_final_node(outcome)} in {seconds:.1f} s"
+            )
+            if self._report:
+                self._report(line)
+
+    # ----------------------------------------------------------------------------------------------- addresses
+
+    def _read_addresses(self, outcomes: t.Sequence[Outcome]) -> None:
+        """Static addresses from the configuration; others only when the task asks for an address."""
+        asking = []
+        for outcome in outcomes:
+            if outcome.after is None or outcome.addresses:
+                continue
+            outcome.addresses = configured_addresses(outcome.after.config)
+            if outcome.declared.wait_for_address and outcome.after.running and not outcome.failure:
+                asking.append(outcome)
+        in_parallel(self._ask_addresses, [outcome for outcome in asking if not outcome.addresses])
+
+    def _ask_addresses(self, outcome: Outcome) -> None:
+        assert outcome.after is not None
+        node, vmid = outcome.after.node, outcome.after.vmid
+        try:
+            if self._check_mode:
+                outcome.addresses = interface_addresses(self._client, node, vmid)
+                return
+            executor = Executor(self._client, self._watcher, self._vmids, outcome.declared.timeout)
+            outcome.addresses = executor.await_address(node, vmid, outcome.declared.address_timeout)
+        except Failure as failure:
+            outcome.failure = failure
+
+
+def _own_steps(plan: Plan) -> list[Step]:
+    """The steps up to the one that makes the container; what follows is planned again on what was made."""
+    if not plan.converge:
+        return plan.steps
+    making = next(n for n, step in enumerate(plan.steps) if step.action in ("cloned", "restored"))
+    return plan.steps[: making + 1]
+
+
+def _working_node(outcome: Outcome) -> str:
+    """The node whose daemon carries out the steps."""
+    return outcome.plan.steps[0].path.split("/")[1]
+
+
+def _final_node(outcome: Outcome) -> str:
+    """Where the container is after the steps."""
+    for step in reversed(outcome.plan.steps):
+        if step.action == "migrated":
+            return str(step.params["target"])
+    if outcome.before:
+        return outcome.before.node
+    return outcome.declared.node or (outcome.source.node if outcome.source else "")
+
+
+def parse_config(text: str) -> dict[str, t.Any]:
+    """The keys of a container's configuration file, without its snapshots (``parse_pct_config``).
+
+    Comment lines at the top are the description, URL-encoded.
+    """
+    config: dict[str, t.Any] = {}
+    for line in text.splitlines():
+        if line.startswith("["):
+            break
+        key, colon, value = line.partition(":")
+        if colon and properties.key_of(key.strip()):
+            config[key.strip()] = value.strip()
+    return config
+
+
+def refuse_contradictions(fleet: t.Sequence[Declared]) -> None:
+    """Refuse a list in which two entries cannot both be had.
+
+    Raises:
+        Failure: ``invalid_option``: the same vmid, hostname, MAC address or address on one network twice.
+    """
+    seen: dict[tuple[str, t.Any], str] = {}
+    for declared in fleet:
+        facts: list[tuple[str, t.Any]] = []
+        if declared.vmid is not None:
+            facts.append(("vmid", declared.vmid))
+        if declared.hostname and declared.state != "absent":
+            facts.append(("hostname", declared.hostname))
+        for net in _networks(declared):
+            if net.get("hwaddr"):
+                facts.append(("MAC address", net["hwaddr"]))
+            for sub in ("ip", "ip6"):
+                if "/" in net.get(sub, ""):
+                    facts.append((f"address on {net.get('bridge')}", (net[sub].split("/")[0], net.get("tag"))))
+        for fact in facts:
+            if fact in seen:
+                value = fact[1][0] if isinstance(fact[1], tuple) else fact[1]
+                raise invalid("containers", f"{seen[fact]} and {declared.label} have the same {fact[0]}: {value}")
+            seen[fact] = declared.label
+
+
+def _networks(declared: Declared) -> list[dict[str, t.Any]]:
+    return [value for key, value in declared.config.items() if key.startswith("net") and value]
