@@ -86,9 +86,9 @@ _SENTENCES: tuple[tuple[str, str, str], ...] = (
         "Proxmox rolls a ZFS volume back to its newest snapshot only; remove the newer ones first.",
     ),
     (
-        "snapshot_unsupported",
+        "feature_unsupported",
         r"snapshot feature is not available|unable to snapshot|"
-        r"(full|Linked) clone feature .*is not available|Linked clone feature",
+        r"(full|Linked) clone feature .*is not available|Linked clone feature|unable to clone mountpoint",
         "The storage of a volume, or a bind or device mount, does not allow this.",
     ),
     ("snapshot_incomplete", r"incomplete snapshot", "Delete the snapshot and take a new one."),
@@ -117,7 +117,7 @@ _SENTENCES: tuple[tuple[str, str, str], ...] = (
         r"still in use by linked clone|still in use by",
         "Destroy the linked clones, or make them full, first.",
     ),
-    ("has_snapshots", r"because CT contains snapshots", "Delete the container's snapshots first."),
+    ("has_snapshots", r"because CT contains snapshots|volume with snapshots|used by a snapshot", "Delete the container's snapshots first."),
     ("config_damaged", r"missing 'arch' - internal error", "Repair the container's file in /etc/pve/lxc on the node."),
     ("ha_managed", r"used in HA resources", "Remove it from HA first, or use 'purge: true'."),
     (

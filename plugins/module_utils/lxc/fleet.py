@@ -30,6 +30,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import (
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.cluster import Cluster, in_parallel
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.plan import (
     RECREATE,
+    VMID,
     Actual,
     Plan,
     Step,
@@ -425,6 +426,7 @@ class Engine:
                 assert before is not None
                 before = read_container(self._client, before.node, before.vmid)
                 outcome.plan = make_plan(declared, before, outcome.source)
+        _name_requests(outcome.plan, vmid)
         node = _final_node(outcome)
         if outcome.plan.converge:
             made = read_container(self._client, node, vmid)
@@ -502,6 +504,13 @@ def _own_steps(plan: Plan) -> list[Step]:
         return plan.steps
     making = next(n for n, step in enumerate(plan.steps) if step.action in ("cloned", "restored"))
     return plan.steps[: making + 1]
+
+
+def _name_requests(plan: Plan, vmid: int) -> None:
+    """Put the id that was chosen into the requests that the plan shows."""
+    for change in plan.changes:
+        if change.request:
+            change.request = change.request.replace(VMID, str(vmid))
 
 
 def _working_node(outcome: Outcome) -> str:

@@ -408,16 +408,9 @@ def _plan_clone(declared: Declared, source: Actual | None) -> Plan:
     node = declared.node or source.node
     full = clone.full
     if full is None:
-        # The API's default as well, but it refuses a storage for a clone that is not said to be full.
-        full = not source.is_template or bool(clone.storage) or bool(clone.snapshot)
-    if not full and not source.is_template:
-        raise Failure(
-            "invalid_option",
-            f"clone.full: {source.hostname} is not a template, so a linked clone of it is not possible.",
-            "Set clone.full to true, or make the source a template.",
-            option="clone.full",
-        )
-    if source.running and not clone.snapshot:
+        # As the API decides, but it refuses a storage for a template's clone that is not said to be full.
+        full = not source.is_template or bool(clone.storage)
+    if full and source.running and not clone.snapshot:
         raise Failure(
             "container_running",
             f"{source.hostname} ({source.vmid}) is running; Proxmox copies a running container only from a snapshot.",
@@ -443,13 +436,22 @@ def _plan_clone(declared: Declared, source: Actual | None) -> Plan:
         Need(_vm_paths(source.vmid, source.pool), ("VM.Clone",), "clone the source"),
         Need(paths, ("VM.Allocate",), "create the container"),
     ]
-    volumes = [properties.volume_of(str(properties.read(key, text)["volume"])) for key, text in _mounts(source)]
-    step.needs += [_space(name) for name in sorted({clone.storage or volume.storage or "" for volume in volumes}) if name]
+    step.needs += _copy_needs(source, clone.storage)
     plan = Plan([step], converge=True)
     copied = _predicted(declared, source)
     copied.node = node
     plan.extend(converge_plan(declared, copied))
     return plan
+
+
+def _copy_needs(source: Actual, storage: str | None) -> list[Need]:
+    """The privileges for the volumes and bridges of a copy."""
+    volumes = [properties.volume_of(str(properties.read(key, text)["volume"])) for key, text in _mounts(source)]
+    needs = [_space(name) for name in sorted({storage or volume.storage or "" for volume in volumes}) if name]
+    for key, text in source.current.items():
+        if key.startswith("net"):
+            needs += _bridge_needs(None, properties.read(key, text))
+    return needs
 
 
 def _mounts(actual: Actual) -> list[tuple[str, t.Any]]:
@@ -462,7 +464,8 @@ def _mounts(actual: Actual) -> list[tuple[str, t.Any]]:
 
 def _predicted(declared: Declared, source: Actual | None) -> Actual:
     """The container that a clone or restore makes, as far as it can be told before."""
-    config = dict(source.config) if source else {}
+    # What waits for a restart of the source is not copied.
+    config = dict(source.current) if source else {}
     for key in [name for name in config if name in ("lock", "template", "parent") or name.startswith("unused")]:
         del config[key]
     if declared.clone and declared.hostname:
@@ -478,12 +481,20 @@ def _predicted(declared: Declared, source: Actual | None) -> Actual:
 def _plan_restore(declared: Declared, source: Actual | None, predicted: Actual) -> Plan:
     assert declared.restore is not None
     restore = declared.restore
+    storage = declared.storage or _root_storage(declared)
+    if not storage:
+        raise Failure(
+            "invalid_option",
+            "storage: a restore needs the storage for the volumes.",
+            "Give storage, or rootfs.storage.",
+            option="storage",
+        )
     params: dict[str, t.Any] = {"ostemplate": restore.volume, "restore": True}
     for name, value in (
         ("force", restore.force or None),
         ("unique", restore.unique or None),
         ("bwlimit", restore.bwlimit),
-        ("storage", declared.storage),
+        ("storage", storage),
         ("pool", declared.pool),
     ):
         if value is not None:
@@ -492,12 +503,16 @@ def _plan_restore(declared: Declared, source: Actual | None, predicted: Actual) 
     step.add("state", "absent", "present")
     step.add("restore", None, restore.volume)
     step.needs = [Need(_vm_paths(declared.vmid, declared.pool), ("VM.Allocate", "VM.Backup"), "restore the container")]
-    if declared.storage:
-        step.needs.append(_space(declared.storage))
+    step.needs.append(_space(storage))
     plan = Plan([step], converge=True)
     if source is not None:
         plan.extend(converge_plan(declared, predicted))
     return plan
+
+
+def _root_storage(declared: Declared) -> str | None:
+    rootfs = declared.config.get("rootfs")
+    return properties.volume_of(rootfs["volume"]).storage or None if rootfs else None
 
 
 def _plan_overwrite(declared: Declared, actual: Actual, source: Actual | None) -> Plan:
@@ -623,6 +638,7 @@ def _plan_config(plan: Plan, declared: Declared, actual: Actual) -> None:
         _remove(key, future, actual, put, revert, deletes, reverts)
         put.needs += _key_needs(key, before, None, paths, privileged)
     _refuse_protected(put, deletes, actual)
+    _refuse_destroying(declared, actual, deletes)
     if reverts:
         revert.params["revert"] = ",".join(reverts)
         plan.steps.append(revert)
@@ -722,6 +738,20 @@ def _refuse_protected(put: Step, deletes: list[str], actual: Actual) -> None:
         )
 
 
+def _refuse_destroying(declared: Declared, actual: Actual, deletes: list[str]) -> None:
+    """Removing ``unusedN`` destroys the volume (``delete_mountpoint_volume``): that takes ``force``."""
+    volumes = {key: actual.current[key] for key in deletes if key.startswith("unused")}
+    if volumes and not declared.force:
+        raise Failure(
+            "would_lose_data",
+            f"Removing {', '.join(volumes)} of {actual.hostname} ({actual.vmid}) destroys "
+            f"{', '.join(map(str, volumes.values()))}.",
+            "Set 'force: true' if that is wanted.",
+            vmid=actual.vmid,
+            volumes=list(volumes.values()),
+        )
+
+
 def _shown(key: str, text: t.Any) -> t.Any:
     if text is None:
         return None
@@ -731,8 +761,11 @@ def _shown(key: str, text: t.Any) -> t.Any:
 
 def _effect(key: str, after: t.Any, actual: Actual) -> str:
     """Whether a change works at once; ``after`` is None for a removal."""
-    if not actual.running or key in HOTPLUG or key.startswith(("net", "unused")):
+    if not actual.running or key in HOTPLUG or key.startswith("unused"):
         return LIVE
+    if key.startswith("net"):
+        # vmconfig_hotplug_pending unplugs net0 to net9 only.
+        return LIVE if after is not None or len(key) == len("net0") else RESTART
     if after is not None:
         if key.startswith(("mp", "dev")) and key not in actual.current:
             return LIVE
@@ -851,9 +884,12 @@ def _moves(plan: Plan, declared: Declared, actual: Actual) -> list[Step]:
         if hint:
             plan.blocked.append(change)
             continue
-        step = Step(
-            "moved", "POST", f"{_base(actual)}/move_volume", {"volume": key, "storage": target.storage, "delete": True}
-        )
+        params: dict[str, t.Any] = {"volume": key, "storage": target.storage}
+        if "parent" in actual.current:
+            plan.notes.append(f"{before['volume']} is used by snapshots and is kept as an unused volume.")
+        else:
+            params["delete"] = True
+        step = Step("moved", "POST", f"{_base(actual)}/move_volume", params)
         step.add(change.key, change.before, change.after, effect)
         step.needs = [
             Need(_vm_paths(actual.vmid, actual.pool), ("VM.Config.Disk",), f"move {key}"),

@@ -426,8 +426,6 @@ def _check_clone(clone: Clone) -> None:
         raise invalid("clone", "give either vmid or hostname of the source")
     if clone.full is False and clone.storage:
         raise invalid("clone.storage", "a linked clone stays on the storage of its source; set full: true")
-    if clone.full is False and clone.snapshot:
-        raise invalid("clone.full", "a clone of a snapshot is always full")
 
 
 def _check_unset(declared: Declared) -> None:
