@@ -33,7 +33,9 @@ class ActionModule(ActionBase):
         arguments = dict(self._task.args)
         here = self._connection.transport == "local" and not self._play_context.become and not self._task.async_val
         if not here or arguments.get("progress_path"):
-            result.update(self._execute_module(module_args=arguments, task_vars=task_vars, wrap_async=self._task.async_val))
+            result.update(
+                self._execute_module(module_args=arguments, task_vars=task_vars, wrap_async=self._task.async_val)
+            )
             return result
         handle, path = tempfile.mkstemp(prefix="lxc_fleet-", dir=constants.DEFAULT_LOCAL_TMP)
         os.close(handle)

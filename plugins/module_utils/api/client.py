@@ -292,7 +292,9 @@ def _connection_failure(error: Exception, it: Credentials) -> Failure:
             "Raise 'api_timeout', or check the load of the node.",
         )
     return Failure(
-        "unreachable", f"{where} could not be reached: {_reason(error)}.", "Check 'api_host', 'api_port' and the network."
+        "unreachable",
+        f"{where} could not be reached: {_reason(error)}.",
+        "Check 'api_host', 'api_port' and the network.",
     )
 
 

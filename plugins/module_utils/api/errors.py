@@ -117,7 +117,11 @@ _SENTENCES: tuple[tuple[str, str, str], ...] = (
         r"still in use by linked clone|still in use by",
         "Destroy the linked clones, or make them full, first.",
     ),
-    ("has_snapshots", r"because CT contains snapshots|volume with snapshots|used by a snapshot", "Delete the container's snapshots first."),
+    (
+        "has_snapshots",
+        r"because CT contains snapshots|volume with snapshots|used by a snapshot",
+        "Delete the container's snapshots first.",
+    ),
     ("config_damaged", r"missing 'arch' - internal error", "Repair the container's file in /etc/pve/lxc on the node."),
     ("ha_managed", r"used in HA resources", "Remove it from HA first, or use 'purge: true'."),
     (

@@ -21,7 +21,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import (
     type_of,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.plan import VMID, Actual, Step
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import VMID, Actual, Step
 
 # A task that could not get the lock has done nothing; it is started again this often in all.
 TASK_TRIES = 4

@@ -28,16 +28,16 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import (
     read_container,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.cluster import Cluster, in_parallel
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.plan import (
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.converge import converge_plan
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import (
     RECREATE,
     VMID,
     Actual,
     Plan,
     Step,
-    converge_plan,
-    make_plan,
     waiting_keys,
 )
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.plan import make_plan
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import Declared, invalid
 
 # How often a plan is made anew because somebody else changed the container in between.
@@ -97,7 +97,8 @@ class Outcome:
 
     def diff(self) -> dict[str, t.Any]:
         """Each key before and after, for ``--diff``."""
-        before, after = {}, {}
+        before: dict[str, t.Any] = {}
+        after: dict[str, t.Any] = {}
         for change in self.plan.changes:
             if change.request is not None:
                 before.setdefault(change.key, change.before)

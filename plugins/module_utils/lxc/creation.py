@@ -1,0 +1,242 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What has to be done to make a container: from a template, a clone or a backup. Pure functions, no I/O."""
+
+from __future__ import annotations
+
+import typing as t
+
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import Need
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.converge import (
+    converge_plan,
+    power_step,
+    refuse_incomplete_mounts,
+    template_step,
+    with_owner,
+)
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import (
+    LIVE,
+    VMID,
+    Actual,
+    Change,
+    Plan,
+    Step,
+    mounts_of,
+)
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.privileges import (
+    copy_needs,
+    creation_needs,
+    space_need,
+    vm_paths,
+)
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.properties import ANY_VOLUME
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import Declared
+
+
+def plan_creation(declared: Declared, source: Actual | None) -> Plan:
+    """What has to be done when there is no container.
+
+    source: the container to clone, or what is in the backup, when known.
+
+    Raises:
+        Failure: it is not said from what, or where, or the source cannot be copied.
+    """
+    if not (declared.template or declared.clone or declared.restore):
+        raise Failure(
+            "not_found",
+            f"{declared.label} does not exist, and the task does not say what to create it from.",
+            "Give template, clone or restore.",
+        )
+    if not declared.node and not (declared.clone and source):
+        raise Failure(
+            "invalid_option",
+            f"node: {declared.label} does not exist, and the task does not say on which node to create it.",
+            "Give node.",
+            option="node",
+        )
+    if declared.clone:
+        return _plan_clone(declared, source)
+    if declared.restore:
+        return _plan_restore(declared, source, _predicted(declared, source))
+    return _plan_template(declared)
+
+
+def _plan_template(declared: Declared) -> Plan:
+    params: dict[str, t.Any] = {"ostemplate": declared.template}
+    step = Step("created", "POST", f"nodes/{declared.node}/lxc", params)
+    step.add("state", "absent", "present")
+    refuse_incomplete_mounts(declared)
+    config = with_owner(declared, declared.config, None)
+    for key in sorted(config, key=properties.order_of):
+        normal = config[key]
+        if properties.is_mount(key) and normal["volume"] == ANY_VOLUME:
+            normal = {**normal, "volume": f"{declared.storage}:"}
+        text = properties.encode(key, normal)
+        if text is not None:
+            params[key] = text
+            step.add(key, None, properties.show(key, normal))
+    for name, option in (
+        ("storage", declared.storage),
+        ("pool", declared.pool),
+        ("password", declared.password),
+        ("ssh-public-keys", declared.pubkey),
+        ("ignore-unpack-errors", declared.ignore_unpack_errors or None),
+    ):
+        if option is not None:
+            params[name] = option
+    step.needs = creation_needs(declared)
+    plan = Plan([step])
+    _finish_creation(plan, declared)
+    return plan
+
+
+def _finish_creation(plan: Plan, declared: Declared) -> None:
+    """The power state, or the conversion into a template, of a container that the plan makes."""
+    base = f"nodes/{declared.node}/lxc/{declared.vmid or VMID}"
+    paths = vm_paths(declared.vmid, declared.pool)
+    if declared.running:
+        plan.steps.append(power_step(base, "started", "start", paths, "stopped", "started"))
+        plan.running_after = True
+    elif declared.state == "template":
+        plan.steps.append(template_step(base, paths))
+
+
+def _plan_clone(declared: Declared, source: Actual | None) -> Plan:
+    assert declared.clone is not None
+    clone = declared.clone
+    if source is None:
+        raise Failure(
+            "not_found",
+            f"The source of the clone, {clone.hostname or clone.vmid}, does not exist.",
+            "Check clone.vmid or clone.hostname.",
+        )
+    node = declared.node or source.node
+    full = clone.full
+    if full is None:
+        # As the API decides, but it refuses a storage for a template's clone that is not said to be full.
+        full = not source.is_template or bool(clone.storage)
+    if full and source.running and not clone.snapshot:
+        raise Failure(
+            "container_running",
+            f"{source.hostname} ({source.vmid}) is running; Proxmox copies a running container only from a snapshot.",
+            "Give clone.snapshot, or stop the source.",
+            vmid=source.vmid,
+        )
+    params: dict[str, t.Any] = {"full": full}
+    for name, value in (
+        ("hostname", declared.hostname),
+        ("pool", declared.pool),
+        ("snapname", clone.snapshot),
+        ("storage", clone.storage),
+        ("bwlimit", clone.bwlimit),
+        ("target", node if node != source.node else None),
+    ):
+        if value is not None:
+            params[name] = value
+    step = Step("cloned", "POST", f"{source.path}/clone", params)
+    step.add("state", "absent", "present")
+    step.add("clone", None, f"{'full' if full else 'linked'} copy of {source.hostname} ({source.vmid})")
+    paths = vm_paths(declared.vmid, declared.pool)
+    step.needs = [
+        Need(vm_paths(source.vmid, source.pool), ("VM.Clone",), "clone the source"),
+        Need(paths, ("VM.Allocate",), "create the container"),
+    ]
+    step.needs += copy_needs(source, clone.storage)
+    plan = Plan([step], converge=True)
+    copied = _predicted(declared, source)
+    copied.node = node
+    plan.extend(converge_plan(declared, copied))
+    return plan
+
+
+def _predicted(declared: Declared, source: Actual | None) -> Actual:
+    """The container that a clone or restore makes, as far as it can be told before."""
+    # What waits for a restart of the source is not copied.
+    config = dict(source.current) if source else {}
+    for key in [name for name in config if name in ("lock", "template", "parent") or name.startswith("unused")]:
+        del config[key]
+    if declared.clone and declared.hostname:
+        config["hostname"] = declared.hostname
+    return Actual(
+        vmid=declared.vmid or 0,
+        node=declared.node or (source.node if source else ""),
+        current=config,
+        pool=declared.pool,
+    )
+
+
+def _plan_restore(declared: Declared, source: Actual | None, predicted: Actual) -> Plan:
+    assert declared.restore is not None
+    restore = declared.restore
+    storage = declared.storage or _root_storage(declared)
+    if not storage:
+        raise Failure(
+            "invalid_option",
+            "storage: a restore needs the storage for the volumes.",
+            "Give storage, or rootfs.storage.",
+            option="storage",
+        )
+    params: dict[str, t.Any] = {"ostemplate": restore.volume, "restore": True}
+    for name, value in (
+        ("force", restore.force or None),
+        ("unique", restore.unique or None),
+        ("bwlimit", restore.bwlimit),
+        ("storage", storage),
+        ("pool", declared.pool),
+    ):
+        if value is not None:
+            params[name] = value
+    step = Step("restored", "POST", f"nodes/{declared.node}/lxc", params)
+    step.add("state", "absent", "present")
+    step.add("restore", None, restore.volume)
+    step.needs = [Need(vm_paths(declared.vmid, declared.pool), ("VM.Allocate", "VM.Backup"), "restore the container")]
+    step.needs.append(space_need(storage))
+    plan = Plan([step], converge=True)
+    if source is not None:
+        plan.extend(converge_plan(declared, predicted))
+    return plan
+
+
+def _root_storage(declared: Declared) -> str | None:
+    rootfs = declared.config.get("rootfs")
+    return properties.volume_of(rootfs["volume"]).storage or None if rootfs else None
+
+
+def plan_overwrite(declared: Declared, actual: Actual, source: Actual | None) -> Plan:
+    """A restore over an existing container: its volumes are replaced, which is what ``restore.force`` says."""
+    if actual.is_protected:
+        raise Failure(
+            "protected",
+            f"{actual.hostname} ({actual.vmid}) is protected from being overwritten.",
+            "Set 'protection: false' in a task of its own first.",
+            vmid=actual.vmid,
+        )
+    if actual.running and not declared.force:
+        raise Failure(
+            "container_running",
+            f"{actual.hostname} ({actual.vmid}) is running and is not overwritten.",
+            "Stop it first, or set 'force: true' to have it stopped.",
+            vmid=actual.vmid,
+        )
+    target = _with_identity(declared, actual)
+    plan = Plan()
+    if actual.running:
+        plan.steps.append(
+            power_step(actual.path, "stopped", "stop", vm_paths(actual.vmid, actual.pool), "running", "stopped")
+        )
+    plan.extend(_plan_restore(target, source, _predicted(target, source)))
+    plan.converge = True
+    restored = next(step for step in plan.steps if step.action == "restored")
+    restored.changes[0].before = "present"
+    for key, text in mounts_of(actual):
+        restored.changes.append(Change(key, text, None, LIVE, restored.changes[0].request))
+    return plan
+
+
+def _with_identity(declared: Declared, actual: Actual) -> Declared:
+    fields = dict(vars(declared))
+    fields.update(vmid=actual.vmid, node=actual.node)
+    return Declared(**fields)
