@@ -12,12 +12,10 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass
 
-from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import ROOT_ONLY, Failure
 
 # path -> privileges, as GET /access/permissions gives them: {"/vms": {"VM.Audit": 1}}
 Permissions = t.Mapping[str, t.Mapping[str, int]]
-
-ROOT_ONLY = "root@pam with a password"
 
 
 @dataclass(frozen=True)

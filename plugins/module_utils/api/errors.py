@@ -39,6 +39,12 @@ class Failure(Exception):
         return f"{self.message} {self.hint}".strip()
 
 
+# Who may do what Proxmox grants to nobody by a role (raise_perm_exc of PVE/LXC.pm).
+ROOT_ONLY = "root@pam with a password"
+
+_GRANT = "Grant the privilege to the user and, for a token with privilege separation, to the token as well."
+_ROOT_HINT = f"Only {ROOT_ONLY} may do this; it is refused to every API token, also to root's."
+
 # (code, pattern, hint): the first match decides. Groups with a name become details.
 _SENTENCES: tuple[tuple[str, str, str], ...] = (
     (
@@ -60,7 +66,7 @@ _SENTENCES: tuple[tuple[str, str, str], ...] = (
     (
         "permission_denied",
         r"Permission check failed(?! \(pool '[^']*' does not exist)|Only root can|Only root may",
-        "Grant the privilege to the user and, for a token with privilege separation, to the token.",
+        _GRANT,
     ),
     ("pool_missing", r"pool '(?P<pool>[^']*)' does not exist", "Create the pool first."),
     (
@@ -127,7 +133,7 @@ _SENTENCES: tuple[tuple[str, str, str], ...] = (
     (
         "storage_unsuitable",
         r"does not allow content type|does not support container directories|wrong content type|"
-        r"content type needs to be|storage '[^']+' is not (available|online)|unable to activate storage|"
+        r"not a file based storage|storage '[^']+' is not (available|online)|unable to activate storage|"
         r"content type '[^']+' is not available|can't clone to non-shared storage|does not support content",
         "Choose a storage that has this content type enabled on the node.",
     ),
@@ -137,25 +143,41 @@ _SENTENCES: tuple[tuple[str, str, str], ...] = (
         r"No space left on device|out of space|not enough free space|Insufficient free space",
         "Free space on the storage, or choose another one.",
     ),
-    ("bridge_missing", r"bridge '(?P<bridge>[^']*)' does not exist", "Create the bridge on the node first."),
+    (
+        "bridge_missing",
+        r"(bridge '|interface )(?P<bridge>[^'\s]+)'? does not exist",
+        "Create the bridge on the node first.",
+    ),
+    ("device_missing", r"Device (?P<device>\S+) does not exist", "Check the path of the device on the node."),
     (
         "volume_missing",
-        r"volume '(?P<volume>[^']+)' does not exist|can't find file '[^']+'|no such (logical )?volume|"
-        r"unable to parse (zfs|directory|lvm|rbd|\w+)? ?volume (ID|name|filename)",
-        "Check the name of the volume, template or backup.",
+        r"(volume|script) '(?P<volume>[^']+)' does not exist|can't find file '(?P<file>[^']+)'|"
+        r"no such (logical )?volume",
+        "Check the name of the volume, template, backup or script.",
     ),
+    (
+        "invalid_parameter",
+        r"unable to parse (\w+ )?volume (ID|name|filename)|content type needs to be",
+        "Give the name of a volume of the right kind, such as local:vztmpl/debian-13.tar.zst for a template.",
+    ),
+    (
+        "registry_failed",
+        r"command 'skopeo .* failed",
+        "Check the reference of the image, and that the node reaches the registry.",
+    ),
+    ("file_exists", r"refusing to override existing file '(?P<file>[^']+)'", "Choose another name, or remove it."),
     (
         "invalid_parameter",
         r"unable to (delete|modify) (required|read-only) option|no options specified|format error|"
         r"Parameter verification failed|does not exist on this|SSH public key validation|"
-        r"parameter '[^']+' not allowed|mount points configured, but|script '[^']+' does not exist|"
-        r"is not in the snippets directory|Device \S+ does not exist|Path has to be defined|"
+        r"parameter '[^']+' not allowed|mount points configured, but|bridge '' does not exist|"
+        r"is not in the snippets directory|Path has to be defined|"
         r"malformed JSON|Not a HASH reference|unable to hotplug|unable to parse",
         "Correct the value.",
     ),
     (
         "node_unknown",
-        r"hostname lookup '(?P<node>[^']+)' failed|no such cluster node '(?P<name>[^']+)'",
+        r"(hostname lookup|no such cluster node) '(?P<node>[^']+)'",
         "Check the name of the node.",
     ),
     (
@@ -164,7 +186,7 @@ _SENTENCES: tuple[tuple[str, str, str], ...] = (
         "The node does not answer; bring it back or choose another one.",
     ),
     ("shutdown_timeout", r"container did not stop", "Raise 'timeout', or allow a hard stop with 'force: true'."),
-    ("not_stateful", r"CRIU|lxc-checkpoint", "Proxmox's suspend is experimental; use a snapshot or a checkpoint."),
+    ("checkpoint_failed", r"CRIU|lxc-checkpoint", "Proxmox's suspend is experimental; use a snapshot or a checkpoint."),
 )
 
 _COMPILED = tuple((code, re.compile(pattern, re.IGNORECASE), hint) for code, pattern, hint in _SENTENCES)
@@ -172,7 +194,7 @@ _COMPILED = tuple((code, re.compile(pattern, re.IGNORECASE), hint) for code, pat
 _STATUS: dict[int, tuple[str, str]] = {
     400: ("invalid_parameter", "Correct the value."),
     401: ("authentication_failed", "Check the user with its realm, the password, or the token's id and secret."),
-    403: ("permission_denied", "Grant the privilege to the user and, for a token with privilege separation, to it."),
+    403: ("permission_denied", _GRANT),
     501: ("not_implemented", "This Proxmox VE does not have the call; see the versions that the collection supports."),
     506: ("invalid_parameter", "Correct the value."),
     595: ("node_offline", "The node does not answer; bring it back or choose another one."),
@@ -181,27 +203,32 @@ _STATUS: dict[int, tuple[str, str]] = {
 }
 
 
+# A refused parameter says more than that it is invalid when it names one of these.
+_IN_PARAMETERS = ("storage_unsuitable", "storage_missing", "bridge_missing", "vmid_in_use")
+
+
 def classify(status: int, text: str) -> tuple[str, str, dict[str, str]]:
     """The code, hint and facts of an answer.
 
     status: the HTTP status, or 500 for the exit status of a task.
     text: the message, or the exit status of a task.
     """
-    if status in (400, 401, 403, 501, 506) and not (status == 403 and "pool '" in text):
-        code, hint = _STATUS[status]
-        return code, hint, _permission_facts(text) if status == 403 else {}
+    if status == 403 and "pool '" not in text:
+        return _permission_denied(text)
+    certain = _STATUS.get(status) if status in (400, 401, 501, 506) else None
     for code, pattern, hint in _COMPILED:
+        if certain and (status != 400 or code not in _IN_PARAMETERS):
+            continue
         match = pattern.search(text)
         if match:
-            facts = {name: value for name, value in match.groupdict().items() if value is not None}
             if code == "permission_denied":
-                facts.update(_permission_facts(text))
-            return code, hint, facts
-    if status in _STATUS:
-        return (*_STATUS[status], {})
-    return "api_error", "", {}
+                return _permission_denied(text)
+            return code, hint, {name: value for name, value in match.groupdict().items() if value is not None}
+    return (*_STATUS.get(status, ("api_error", "")), {})
 
 
-def _permission_facts(text: str) -> dict[str, str]:
+def _permission_denied(text: str) -> tuple[str, str, dict[str, str]]:
+    if re.search(r"only allowed for root@pam|only root (can|may)|need proper ticket", text, re.IGNORECASE):
+        return "permission_denied", _ROOT_HINT, {"requires": ROOT_ONLY}
     match = re.search(r"Permission check failed \((?P<path>/\S*), (?P<privilege>[\w.|]+)\)", text)
-    return match.groupdict() if match else {}
+    return "permission_denied", _GRANT, match.groupdict() if match else {}
