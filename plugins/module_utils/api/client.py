@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
+import subprocess
 import threading
 import time
 import typing as t
@@ -145,7 +147,14 @@ class Client:
             requests.exceptions.ChunkedEncodingError,
         ) as error:
             raise _connection_failure(error, self.credentials) from error
+        except proxmoxer.AuthenticationError as error:
+            raise _login_refused(self.credentials) from error
+        except subprocess.TimeoutExpired as error:
+            limit = self.credentials.command_timeout
+            raise Failure("timeout", f"pvesh has not ended after {limit:g} s.", "Raise 'timeout'.") from error
         except OSError as error:
+            if self.credentials.backend == "https":
+                raise _connection_failure(error, self.credentials) from error
             raise Failure("unreachable", f"pvesh could not be run: {error}.", "Use it on a Proxmox node.") from error
         if isinstance(answer, dict) and set(answer) == {"errors"} and not answer["errors"]:
             return None  # proxmoxer's answer for a pvesh command that printed nothing
@@ -198,14 +207,10 @@ class Client:
                 api = proxmoxer.ProxmoxAPI(it.host, backend="https", **options)
                 break
             except proxmoxer.AuthenticationError as error:
-                code = str(error).rpartition("code: ")[2]
-                if code in ("401", "400", "403") or attempt == READ_TRIES:
-                    raise Failure(
-                        "authentication_failed",
-                        f"Proxmox refused the login of {it.user} at {it.host}:{it.port}.",
-                        "Check the user with its realm (such as root@pam) and the password.",
-                        user=it.user,
-                    ) from error
+                # Only what is not about the user is tried again: refused logins may lock the account.
+                status = str(error).rpartition("code: ")[2]
+                if status not in map(str, UNAVAILABLE) or attempt == READ_TRIES:
+                    raise _login_refused(it, status) from error
             except (requests.exceptions.ConnectionError, requests.exceptions.Timeout) as error:
                 if attempt == READ_TRIES or isinstance(error, requests.exceptions.SSLError):
                     raise _connection_failure(error, it) from error
@@ -249,19 +254,30 @@ def _answer_or_failure(error: t.Any) -> t.Any:
     if getattr(error, "exit_code", None) == 0:
         return _last_json(str(error.content))
     status = int(error.status_code)
-    errors = error.errors if isinstance(error.errors, dict) else {}
     text = str(error.content or error.status_message or "").strip()
-    if errors and status == 400:
-        named = "; ".join(f"{name}: {str(reason).strip()}" for name, reason in sorted(errors.items()))
-        text = f"Parameter verification failed: {named}"
+    errors = _parameter_errors(error, text)
+    if errors:
+        named = "; ".join(f"{name}: {reason}" for name, reason in sorted(errors.items()))
+        text = f"{text.partition(chr(10))[0].strip(' .')}: {named}"
     code, hint, facts = classify(status, text)
     if status in UNAVAILABLE and code == "api_error":
         code, hint = "node_offline", "The node does not answer; bring it back or choose another one."
     message = f"Proxmox answered: {' '.join(text.split())}" if text else f"Proxmox answered with status {status}."
     details: dict[str, t.Any] = {**facts, "status": status}
     if errors:
-        details["errors"] = {name: str(reason).strip() for name, reason in errors.items()}
+        details["errors"] = errors
     raise Failure(code, message, hint, **details)
+
+
+def _parameter_errors(error: t.Any, text: str) -> dict[str, str]:
+    """What is wrong with each parameter: from the body of an answer, or from what pvesh printed."""
+    if isinstance(error.errors, dict):
+        # Of a body that is no JSON, proxmoxer makes an entry of bytes.
+        return {str(name): why.strip() for name, why in error.errors.items() if isinstance(why, str)}
+    lines = text.splitlines() if text.startswith("400 Parameter verification failed.") else []
+    # pvesh prints them line by line, and after an empty line how it is used.
+    named = (line.partition(": ") for line in itertools.takewhile(str.strip, lines[1:]))
+    return {name: why.strip() for name, colon, why in named if colon}
 
 
 def _last_json(text: str) -> t.Any:
@@ -273,6 +289,21 @@ def _last_json(text: str) -> t.Any:
         except ValueError:
             continue
     return None
+
+
+def _login_refused(it: Credentials, status: str = "401") -> Failure:
+    if status in map(str, UNAVAILABLE):
+        return Failure(
+            "node_offline",
+            f"{it.host}:{it.port} answered the login with status {status}.",
+            "The node does not answer; bring it back or choose another one.",
+        )
+    return Failure(
+        "authentication_failed",
+        f"Proxmox refused the login of {it.user} at {it.host}:{it.port}.",
+        "Check the user with its realm (such as root@pam) and the password. A user with a second factor needs a token.",
+        user=it.user,
+    )
 
 
 def _connection_failure(error: Exception, it: Credentials) -> Failure:
