@@ -128,10 +128,18 @@ class TaskWatcher:
 def failed_task(upid: str, exitstatus: str, log: list[str]) -> Failure:
     """The failure of a task, with the end of its log."""
     code, hint, facts = classify(500, exitstatus)
+    reasons = [" ".join(exitstatus.split())]
+    if code == "api_error":
+        # A backup job says "job errors"; its log says for each guest what was wrong.
+        errors = [line.partition(":")[2].strip() for line in log if line.startswith("ERROR:")]
+        reasons += errors
+        meant = [classify(500, line) for line in errors]
+        if len({each[0] for each in meant}) == 1:
+            code, hint, facts = meant[0]
     last = [line for line in log if line.strip()][-LOG_LINES:]
     return Failure(
         "task_failed" if code == "api_error" else code,
-        f"The task {type_of(upid)} failed: {' '.join(exitstatus.split())}.",
+        f"The task {type_of(upid)} failed: {'; '.join(reasons)}.",
         hint,
         **facts,
         upid=upid,
