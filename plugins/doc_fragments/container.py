@@ -294,8 +294,10 @@ networks:
     gw6:
       description: The IPv6 gateway.
       type: str
-    host-managed:
-      description: Whether the node sets the addresses, for containers without an init of their own.
+    host_managed:
+      description:
+        - Whether the node sets the addresses, for containers without an init of their own. Proxmox spells it
+          C(host-managed).
       type: bool
     hwaddr:
       description: The MAC address.
@@ -346,8 +348,8 @@ devices:
     gid:
       description: The group inside the container.
       type: int
-    deny-write:
-      description: Whether writing is denied.
+    deny_write:
+      description: Whether writing is denied. Proxmox spells it C(deny-write).
       type: bool
 unset:
   description:
@@ -418,7 +420,10 @@ def _options(prefix: str, indent: int) -> str:
     for mark, option in _REFERENCES.items():
         text = text.replace(mark, f"O({prefix}{option})")
     if prefix:
-        text = text.replace("RV(restart_required)", f"RV({prefix}restart_required)")
+        # A document cannot have one anchor twice.
+        anchor = "mount_" + re.sub(r"\W", "", prefix)
+        text = text.replace("&mount", f"&{anchor}").replace("*mount", f"*{anchor}")
+        text = text.replace("RV(restart_required)", "RV(containers[].restart_required)")
         # In a fleet an option that is not given may come from its defaults.
         text = re.sub(r"^  default: .*\n?", "", text, flags=re.MULTILINE)
     return textwrap.indent(text, " " * indent)
@@ -426,10 +431,10 @@ def _options(prefix: str, indent: int) -> str:
 
 class ModuleDocFragment:
     # The options of one container, at the top level.
-    DOCUMENTATION = "options:\n" + _options("", 2)
+    DOCUMENTATION: str = "options:\n" + _options("", 2)
 
     # The same as the entries of a fleet.
-    FLEET = (
+    FLEET: str = (
         r"""
 options:
   containers:

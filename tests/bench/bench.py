@@ -230,7 +230,7 @@ def start_up(playbook: str) -> float:
     with Simulator() as simulator:
         connection = simulator.connection(peer=False)
         task = {"lxcri.proxmox.lxc_container_info": {**connection, "vmid": [999]}}
-        return min(measure(simulator, playbook, [task])[0] for _ in range(3))
+        return min(measure(simulator, playbook, [task])[0] for _run in range(3))
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import typing as t
 
 from ansible.module_utils.basic import AnsibleModule, env_fallback
-
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client, Credentials
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 

@@ -29,6 +29,9 @@ FIRST_POLL = 0.2
 LAST_POLL = 2.0
 VMID_TRIES = 100
 
+# Steps that make a container, and the parameter by which each takes the id.
+_MAKING = {"created": "vmid", "restored": "vmid", "cloned": "newid"}
+
 # action, seconds
 Progress = t.Callable[[str, float], None]
 
@@ -143,35 +146,33 @@ class Executor:
     def run(self, steps: t.Sequence[Step], vmid: int | None, digest: str | None) -> int:
         """Carry out the steps; the container's id.
 
-        vmid: None when the first step makes the container and any free id will do.
+        vmid: None when the first of the steps makes the container and any free id will do.
         digest: of the configuration that the plan was made for.
 
         Raises:
             Failure: the first step that failed; those before it are done.
         """
+        chosen = vmid
         for step in steps:
             began = time.monotonic()
-            if vmid is None:
-                vmid = self._create(step)
+            if chosen is None:
+                chosen = self._create(step)
             else:
                 params = dict(step.params)
-                if step.action in ("created", "restored"):
-                    params["vmid"] = vmid
-                elif step.action == "cloned":
-                    params["newid"] = vmid
+                if step.action in _MAKING:
+                    params[_MAKING[step.action]] = chosen
                 if step.digest:
                     params["digest"] = digest or self._digest(step.path)
                     digest = None
-                self._send(step, step.path.replace(VMID, str(vmid)), params)
+                self._send(step, step.path.replace(VMID, str(chosen)), params)
             self._progress(step.action, time.monotonic() - began)
-        assert vmid is not None
-        return vmid
+        return chosen or 0
 
     def _digest(self, path: str) -> str | None:
         return t.cast("str | None", self._client.get(path).get("digest"))
 
     def _create(self, step: Step) -> int:
-        name = "newid" if step.action == "cloned" else "vmid"
+        name = _MAKING[step.action]
         for _attempt in range(VMID_TRIES):
             vmid = self._vmids.take()
             try:

@@ -195,7 +195,7 @@ def _guest(entry: t.Mapping[str, t.Any]) -> Guest:
         vmid=int(entry["vmid"]),
         kind=str(entry["type"]),
         node=str(entry["node"]),
-        name=str(name) if name and status != "unknown" or name and entry.get("type") == "qemu" else None,
+        name=str(name) if (name and status != "unknown") or (name and entry.get("type") == "qemu") else None,
         status=status,
         template=bool(int(entry.get("template") or 0)),
         pool=entry.get("pool") or None,

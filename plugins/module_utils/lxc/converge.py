@@ -68,7 +68,7 @@ def converge_plan(declared: Declared, actual: Actual) -> Plan:
         Failure: it cannot be so, or only with a loss of data.
     """
     plan = Plan(running_after=actual.running)
-    if actual.is_template and (declared.running or declared.state == "stopped" and actual.running):
+    if actual.is_template and (declared.running or (declared.state == "stopped" and actual.running)):
         raise Failure(
             "is_template",
             f"{actual.hostname} ({actual.vmid}) is a template and cannot be started.",

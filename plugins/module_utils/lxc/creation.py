@@ -33,7 +33,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.privileges impor
     vm_paths,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.properties import ANY_VOLUME
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import Declared
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import Clone, Declared, Restore
 
 
 def plan_creation(declared: Declared, source: Actual | None) -> Plan:
@@ -58,9 +58,9 @@ def plan_creation(declared: Declared, source: Actual | None) -> Plan:
             option="node",
         )
     if declared.clone:
-        return _plan_clone(declared, source)
+        return _plan_clone(declared, declared.clone, source)
     if declared.restore:
-        return _plan_restore(declared, source, _predicted(declared, source))
+        return _plan_restore(declared, declared.restore, source)
     return _plan_template(declared)
 
 
@@ -104,9 +104,7 @@ def _finish_creation(plan: Plan, declared: Declared) -> None:
         plan.steps.append(template_step(base, paths))
 
 
-def _plan_clone(declared: Declared, source: Actual | None) -> Plan:
-    assert declared.clone is not None
-    clone = declared.clone
+def _plan_clone(declared: Declared, clone: Clone, source: Actual | None) -> Plan:
     if source is None:
         raise Failure(
             "not_found",
@@ -168,9 +166,7 @@ def _predicted(declared: Declared, source: Actual | None) -> Actual:
     )
 
 
-def _plan_restore(declared: Declared, source: Actual | None, predicted: Actual) -> Plan:
-    assert declared.restore is not None
-    restore = declared.restore
+def _plan_restore(declared: Declared, restore: Restore, source: Actual | None) -> Plan:
     storage = declared.storage or _root_storage(declared)
     if not storage:
         raise Failure(
@@ -196,7 +192,7 @@ def _plan_restore(declared: Declared, source: Actual | None, predicted: Actual) 
     step.needs.append(space_need(storage))
     plan = Plan([step], converge=True)
     if source is not None:
-        plan.extend(converge_plan(declared, predicted))
+        plan.extend(converge_plan(declared, _predicted(declared, source)))
     return plan
 
 
@@ -205,7 +201,7 @@ def _root_storage(declared: Declared) -> str | None:
     return properties.volume_of(rootfs["volume"]).storage or None if rootfs else None
 
 
-def plan_overwrite(declared: Declared, actual: Actual, source: Actual | None) -> Plan:
+def plan_overwrite(declared: Declared, restore: Restore, actual: Actual, source: Actual | None) -> Plan:
     """A restore over an existing container: its volumes are replaced, which is what ``restore.force`` says."""
     if actual.is_protected:
         raise Failure(
@@ -227,7 +223,7 @@ def plan_overwrite(declared: Declared, actual: Actual, source: Actual | None) ->
         plan.steps.append(
             power_step(actual.path, "stopped", "stop", vm_paths(actual.vmid, actual.pool), "running", "stopped")
         )
-    plan.extend(_plan_restore(target, source, _predicted(target, source)))
+    plan.extend(_plan_restore(target, restore, source))
     plan.converge = True
     restored = next(step for step in plan.steps if step.action == "restored")
     restored.changes[0].before = "present"

@@ -38,7 +38,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import (
     waiting_keys,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.plan import make_plan
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import Declared, invalid
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import Clone, Declared, invalid
 
 # How often a plan is made anew because somebody else changed the container in between.
 REPLANS = 3
@@ -325,14 +325,13 @@ class Engine:
     def _source(self, declared: Declared, existing: Actual | None) -> Actual | None:
         """What a clone or restore is made of."""
         if declared.clone:
-            return self._clone_source(declared)
-        if declared.restore and (existing is None or declared.restore.force):
-            return self._backup_source(declared)
+            return self._clone_source(declared.clone)
+        node = declared.node or (existing.node if existing else None)
+        if declared.restore and node and (existing is None or declared.restore.force):
+            return self._backup_source(node, declared.restore.volume)
         return None
 
-    def _clone_source(self, declared: Declared) -> Actual | None:
-        assert declared.clone is not None
-        clone = declared.clone
+    def _clone_source(self, clone: Clone) -> Actual | None:
         if clone.vmid is not None:
             guest = self._cluster.container(clone.vmid)
         else:
@@ -348,18 +347,15 @@ class Engine:
                 source.pending = {}
         return source
 
-    def _backup_source(self, declared: Declared) -> Actual | None:
+    def _backup_source(self, node: str, volume: str) -> Actual | None:
         """The configuration in a backup; None when the user or token may not look into it."""
-        assert declared.restore is not None
-        if not declared.node:
-            return None
         try:
-            text = self._client.get(f"nodes/{declared.node}/vzdump/extractconfig", volume=declared.restore.volume)
+            text = self._client.get(f"nodes/{node}/vzdump/extractconfig", volume=volume)
         except Failure as failure:
             if failure.code in ("permission_denied", "not_implemented"):
                 return None
             raise
-        return Actual(0, declared.node, current=parse_config(str(text or "")))
+        return Actual(0, node, current=parse_config(str(text or "")))
 
     # --------------------------------------------------------------------------------------------- privileges
 
@@ -421,10 +417,9 @@ class Engine:
                 vmid = self._run_steps(outcome, executor, _own_steps(outcome.plan))
                 break
             except Failure as failure:
-                fresh = failure.code == "modified" and before is not None and attempt < REPLANS
-                if not fresh or executor.log.tasks:
+                again = failure.code == "modified" and attempt < REPLANS and not executor.log.tasks
+                if before is None or not again:
                     raise
-                assert before is not None
                 before = read_container(self._client, before.node, before.vmid)
                 outcome.plan = make_plan(declared, before, outcome.source)
         _name_requests(outcome.plan, vmid)
@@ -477,18 +472,18 @@ class Engine:
 
     def _read_addresses(self, outcomes: t.Sequence[Outcome]) -> None:
         """Static addresses from the configuration; others only when the task asks for an address."""
-        asking = []
+        asking: list[tuple[Outcome, Actual]] = []
         for outcome in outcomes:
             if outcome.after is None or outcome.addresses:
                 continue
             outcome.addresses = configured_addresses(outcome.after.config)
             if outcome.declared.wait_for_address and outcome.after.running and not outcome.failure:
-                asking.append(outcome)
-        in_parallel(self._ask_addresses, [outcome for outcome in asking if not outcome.addresses])
+                asking.append((outcome, outcome.after))
+        in_parallel(self._ask_addresses, [(outcome, after) for outcome, after in asking if not outcome.addresses])
 
-    def _ask_addresses(self, outcome: Outcome) -> None:
-        assert outcome.after is not None
-        node, vmid = outcome.after.node, outcome.after.vmid
+    def _ask_addresses(self, asked: tuple[Outcome, Actual]) -> None:
+        outcome, after = asked
+        node, vmid = after.node, after.vmid
         try:
             if self._check_mode:
                 outcome.addresses = interface_addresses(self._client, node, vmid)

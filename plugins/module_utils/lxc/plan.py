@@ -41,7 +41,7 @@ def make_plan(declared: Declared, actual: Actual | None, source: Actual | None =
     if actual is None:
         return plan_creation(declared, source)
     if declared.restore and declared.restore.force:
-        plan = plan_overwrite(declared, actual, source)
+        plan = plan_overwrite(declared, declared.restore, actual, source)
     else:
         plan = converge_plan(declared, actual)
     _refuse_locked(actual, plan)

@@ -575,7 +575,7 @@ def encode(name: str, normal: t.Any) -> str | int | None:
         return _subs_text(key, {sub: value for sub, value in allocated.items() if sub != "size"})
     if isinstance(normal, dict):
         return _subs_text(key, normal)
-    return normal  # type: ignore[no-any-return]
+    return t.cast("str | int", normal)
 
 
 def show(name: str, normal: t.Any) -> t.Any:

@@ -70,10 +70,7 @@ def _summary(outcomes: t.Sequence[Outcome]) -> dict[str, int]:
 
 
 def _all_failures(failed: t.Sequence[Outcome], total: int) -> Failure:
-    named = []
-    for outcome in failed:
-        assert outcome.failure is not None
-        named.append(f"{outcome.declared.label}: {outcome.failure.sentence}")
+    named = [f"{outcome.declared.label}: {outcome.failure.sentence}" for outcome in failed if outcome.failure]
     if total == 1 and failed[0].failure:
         return failed[0].failure
     return Failure(

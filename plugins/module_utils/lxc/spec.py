@@ -61,8 +61,14 @@ def _sub_options(subs: t.Mapping[str, Sub], without: tuple[str, ...] = ()) -> di
         option: dict[str, t.Any] = {"type": _SUB_TYPES.get(sub.kind, "str")}
         if option["type"] == "list":
             option["elements"] = "str"
-        options[name] = option
+        options[name.replace("-", "_")] = option
     return options
+
+
+def _sub_keys(subs: t.Mapping[str, Sub], values: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
+    """The values of a dictionary option by Proxmox's names: an option is an identifier, ``host_managed``."""
+    names = {name.replace("-", "_"): name for name in subs}
+    return {names.get(name, name): value for name, value in values.items()}
 
 
 def _mount_options(subs: t.Mapping[str, Sub]) -> dict[str, t.Any]:
@@ -353,7 +359,8 @@ def _config(params: t.Mapping[str, t.Any]) -> tuple[dict[str, t.Any], tuple[str,
                 raise invalid(f"{where}.id", f"{key!r} is not one of {family}0, {family}1 …")
             if key in config:
                 raise invalid(where, f"{key} is given twice")
-            values = {name: value for name, value in entry.items() if name != "id"}
+            subs = properties.INDEXED[family][0].subs
+            values = {name: value for name, value in _sub_keys(subs, entry).items() if name != "id"}
             config[key] = _mount(key, where, values) if family == "mp" else _normal(key, where, values)
     return config, tuple(families)
 
@@ -408,7 +415,7 @@ def _check(declared: Declared, params: t.Mapping[str, t.Any]) -> None:
         raise invalid("restore.volume", f"{declared.restore.volume!r} is not a volume such as local:backup/vzdump-…")
     if declared.password is not None and len(declared.password) < 5:
         raise invalid("password", "Proxmox wants at least five characters")
-    if declared.wait_for_address and declared.running is False or declared.wait_for_address and _absent(declared):
+    if (declared.wait_for_address and declared.running is False) or (declared.wait_for_address and _absent(declared)):
         raise invalid("wait_for_address", f"a container with state={declared.state} has no address")
     _check_unset(declared)
     _check_unique(declared)
