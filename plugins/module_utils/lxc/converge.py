@@ -181,7 +181,7 @@ def with_owner(declared: Declared, config: t.Mapping[str, t.Any], tags: t.Any) -
     """The keys with the owner's tag among the tags; ``tags`` are those to keep when none are declared."""
     if not declared.owner:
         return dict(config)
-    kept = config["tags"] if "tags" in config else properties.read("tags", tags)
+    kept = config.get("tags") if "tags" in (*config, *declared.unset) else properties.read("tags", tags)
     return {**config, "tags": tuple(sorted({*(kept or ()), declared.owner}))}
 
 
@@ -237,7 +237,8 @@ def _after(declared: t.Any, before: t.Any, key: str) -> t.Any:
 
 def _surplus(declared: Declared, future: t.Mapping[str, t.Any]) -> list[str]:
     """Keys to remove: those unset by name, and members of a declared family that the declaration leaves out."""
-    surplus = {key for key in declared.unset if key in future}
+    # The owner's tag stays, also where the tags are unset.
+    surplus = {key for key in declared.unset if key in future and not (key == "tags" and declared.owner)}
     for family in declared.families:
         members = (key for key in future if re.fullmatch(rf"{family}\d+", key))
         surplus |= {key for key in members if key not in declared.config}
@@ -317,7 +318,7 @@ def _plan_resizes(plan: Plan, declared: Declared, actual: Actual) -> None:
         before = properties.read(key, actual.config.get(key))
         if not properties.is_mount(key) or "size" not in wanted or not isinstance(before, dict):
             continue
-        size = before.get("size")
+        size = _real_size(key, before, actual)
         if size is None or properties.same_size(wanted["size"], size):
             continue
         shown, asked = properties.format_size(size), properties.format_size(wanted["size"])
@@ -341,6 +342,13 @@ def _plan_resizes(plan: Plan, declared: Declared, actual: Actual) -> None:
             space_need(properties.volume_of(before["volume"]).storage or ""),
         ]
         plan.steps.append(step)
+
+
+def _real_size(key: str, future: t.Mapping[str, t.Any], actual: Actual) -> int | None:
+    """The size of a volume; a text that waits for a restart still has the one from before a resize."""
+    now = properties.read(key, actual.current.get(key))
+    same = isinstance(now, dict) and now["volume"] == future["volume"]
+    return (now if same else future).get("size")
 
 
 def _moves(plan: Plan, declared: Declared, actual: Actual) -> list[Step]:
