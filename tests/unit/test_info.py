@@ -9,7 +9,6 @@ The simulator's list never lags, so those cases are here, with a client that ans
 from __future__ import annotations
 
 import itertools
-import threading
 import typing as t
 
 import jsonschema
@@ -34,6 +33,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.info import (
     usage_of,
     warnings_of,
 )
+from ansible_collections.lxcri.proxmox.tests.unit.support import FakeClient, InTurn, not_found
 
 # The state document as the OCI runtime specification 1.0.2 describes it (runtime.md, "State"; config.md,
 # "Annotations"), with all that it says in words: semantic version, absolute bundle, annotations with names, and no
@@ -125,32 +125,14 @@ def status(vmid: int, **other: t.Any) -> dict[str, t.Any]:
     return {**CURRENT, "vmid": vmid, "name": f"ct{vmid}", **other}
 
 
-class Answers:
-    """A client that answers from a table and records what it was asked. A list of answers is given one by one."""
-
-    def __init__(self, table: dict[str, t.Any], credentials: Credentials | None = None) -> None:
-        self.credentials = credentials or Credentials(user="root@pam", password="secret")
-        self.asked: list[str] = []
-        self._table = {path: iter(answer) if isinstance(answer, list) else answer for path, answer in table.items()}
-        self._lock = threading.Lock()
-
-    def get(self, path: str) -> t.Any:
-        with self._lock:
-            self.asked.append(path)
-            answer = self._table[path]
-            if not isinstance(answer, (dict, tuple, Failure, type(None))):
-                answer = next(answer)
-        if isinstance(answer, Failure):
-            raise answer
-        return list(answer) if isinstance(answer, tuple) else answer
+def cluster(*resources: dict[str, t.Any]) -> FakeClient:
+    return FakeClient({"cluster/resources": list(resources)})
 
 
-def survey(client: Answers, gather: t.Sequence[str] = (), current: bool = False, **filters: t.Any) -> dict[str, t.Any]:
+def survey(
+    client: FakeClient, gather: t.Sequence[str] = (), current: bool = False, **filters: t.Any
+) -> dict[str, t.Any]:
     return Survey(t.cast("t.Any", client), Selection(**filters), gather, current).run()
-
-
-def not_found(vmid: int) -> Failure:
-    return Failure("not_found", f"Configuration file 'nodes/pve1/lxc/{vmid}.conf' does not exist")
 
 
 # ------------------------------------------------------------------------------------------------------ filters
@@ -190,9 +172,9 @@ def test_a_container_must_pass_every_filter(filters: dict[str, t.Any], passes: b
 
 @pytest.mark.parametrize("name", ["vmids", "hostnames", "nodes", "pools"])
 def test_an_empty_filter_selects_nothing_and_asks_nothing(name: str) -> None:
-    client = Answers({})
+    client = FakeClient({})
     assert survey(client, **{name: []}) == {"changed": False, "containers": [], "warnings": []}
-    assert client.asked == []
+    assert client.paths() == []
 
 
 # ---------------------------------------------------------------------------------------------- the OCI document
@@ -431,40 +413,40 @@ def test_few_of_many_are_asked_for_one_by_one(wanted: int, on_node: int, singly:
 
 
 def test_a_new_container_is_read_from_its_node_and_found_by_its_name() -> None:
-    client = Answers(
+    client = FakeClient(
         {
-            "cluster/resources": (node("pve1"), LISTED, NEW),
+            "cluster/resources": [node("pve1"), LISTED, NEW],
             "nodes/pve1/lxc/801/status/current": status(801, status="stopped", pid=None),
         }
     )
     result = survey(client, hostnames=["ct801"])
     assert [(entry["vmid"], entry["status"]) for entry in result["containers"]] == [(801, "stopped")]
-    assert client.asked == ["cluster/resources", "nodes/pve1/lxc/801/status/current"]
+    assert client.paths() == ["cluster/resources", "nodes/pve1/lxc/801/status/current"]
 
 
 def test_a_container_that_no_filter_can_want_is_not_read_for_its_name() -> None:
-    client = Answers({"cluster/resources": (node("pve1"), LISTED, NEW)})
+    client = cluster(node("pve1"), LISTED, NEW)
     assert [entry["vmid"] for entry in survey(client, vmids=[800])["containers"]] == [800]
-    assert client.asked == ["cluster/resources"]
+    assert client.paths() == ["cluster/resources"]
 
 
 def test_many_unknown_ones_of_a_node_cost_one_list() -> None:
-    client = Answers(
+    client = FakeClient(
         {
-            "cluster/resources": (node("pve1"), *({**NEW, "vmid": vmid} for vmid in range(100, 150))),
-            "nodes/pve1/lxc": tuple(status(vmid) for vmid in range(100, 150)),
+            "cluster/resources": [node("pve1"), *({**NEW, "vmid": vmid} for vmid in range(100, 150))],
+            "nodes/pve1/lxc": [status(vmid) for vmid in range(100, 150)],
         }
     )
     result = survey(client)
     assert len(result["containers"]) == 50
     assert all(entry["oci_state"]["pid"] == 5451 for entry in result["containers"])
-    assert client.asked == ["cluster/resources", "nodes/pve1/lxc"]
+    assert client.paths() == ["cluster/resources", "nodes/pve1/lxc"]
 
 
 def test_a_node_without_statistics_is_asked() -> None:
-    client = Answers(
+    client = FakeClient(
         {
-            "cluster/resources": (node("pve1", "unknown"), NEW),
+            "cluster/resources": [node("pve1", "unknown"), NEW],
             "nodes/pve1/lxc/801/status/current": status(801),
         }
     )
@@ -474,9 +456,9 @@ def test_a_node_without_statistics_is_asked() -> None:
 
 
 def test_a_container_that_was_removed_meanwhile_is_left_out() -> None:
-    client = Answers(
+    client = FakeClient(
         {
-            "cluster/resources": [[node("pve1"), LISTED, NEW], [node("pve1"), LISTED]],
+            "cluster/resources": InTurn([node("pve1"), LISTED, NEW], [node("pve1"), LISTED]),
             "nodes/pve1/lxc/801/status/current": not_found(801),
         }
     )
@@ -488,13 +470,13 @@ def test_a_container_that_was_removed_meanwhile_is_left_out() -> None:
 @pytest.mark.parametrize("current", [False, True])
 def test_a_container_that_migrated_meanwhile_is_read_where_it_is(current: bool) -> None:
     there = listed(800, node="pve2")
-    client = Answers(
+    client = FakeClient(
         {
-            "cluster/resources": [[node("pve1"), node("pve2"), LISTED], [node("pve1"), node("pve2"), there]],
+            "cluster/resources": InTurn([node("pve1"), node("pve2"), LISTED], [node("pve1"), node("pve2"), there]),
             "nodes/pve1/lxc/800/status/current": not_found(800),
             "nodes/pve1/lxc/800/pending": not_found(800),
             "nodes/pve2/lxc/800/status/current": CURRENT,
-            "nodes/pve2/lxc/800/pending": ({"key": "memory", "value": 64},),
+            "nodes/pve2/lxc/800/pending": [{"key": "memory", "value": 64}],
         }
     )
     result = survey(client, gather=["config"], current=current)
@@ -504,10 +486,10 @@ def test_a_container_that_migrated_meanwhile_is_read_where_it_is(current: bool) 
 
 
 def test_a_container_that_its_node_denies_for_good_is_listed_with_the_failure() -> None:
-    client = Answers(
+    client = FakeClient(
         {
-            "cluster/resources": (node("pve1"), LISTED, listed(802)),
-            "nodes/pve1/lxc": (CURRENT,),
+            "cluster/resources": [node("pve1"), LISTED, listed(802)],
+            "nodes/pve1/lxc": [CURRENT],
             "nodes/pve1/lxc/802/status/current": not_found(802),
         }
     )
@@ -528,28 +510,28 @@ def test_a_container_that_its_node_denies_for_good_is_listed_with_the_failure() 
 def test_interfaces_that_contradict_the_state_have_it_read_again(
     state: str, answer: t.Any, truth: str, asked: bool
 ) -> None:
-    client = Answers(
+    client = FakeClient(
         {
-            "cluster/resources": (node("pve1"), {**LISTED, "status": state}),
-            "nodes/pve1/lxc/800/interfaces": tuple(answer) if answer else None,
+            "cluster/resources": [node("pve1"), {**LISTED, "status": state}],
+            "nodes/pve1/lxc/800/interfaces": answer,
             "nodes/pve1/lxc/800/status/current": status(800, status=truth),
         }
     )
     [entry] = survey(client, gather=["interfaces"])["containers"]
     assert entry["status"] == truth
     assert len(entry["interfaces"]) == len(answer or [])
-    assert ("nodes/pve1/lxc/800/status/current" in client.asked) is asked
+    assert ("nodes/pve1/lxc/800/status/current" in client.paths()) is asked
 
 
 # ------------------------------------------------------------------------------------------- what cannot be read
 
 
 def test_an_offline_node_is_not_asked_and_its_containers_are_listed() -> None:
-    client = Answers(
+    client = FakeClient(
         {
-            "cluster/resources": (node("pve1"), node("pve2", "offline"), LISTED, listed(802, node="pve2")),
+            "cluster/resources": [node("pve1"), node("pve2", "offline"), LISTED, listed(802, node="pve2")],
             "nodes/pve1/lxc/800/status/current": CURRENT,
-            "nodes/pve1/lxc/800/snapshot": (),
+            "nodes/pve1/lxc/800/snapshot": [],
         }
     )
     result = survey(client, gather=["snapshots"], current=True)
@@ -564,11 +546,11 @@ def test_an_offline_node_is_not_asked_and_its_containers_are_listed() -> None:
     )
     assert bad["failure"]["code"] == "node_offline"
     assert len(result["warnings"]) == 1
-    assert not any("pve2" in path for path in client.asked)
+    assert not any("pve2" in path for path in client.paths())
 
 
 def test_a_filter_by_state_still_warns_of_those_whose_state_is_not_known() -> None:
-    client = Answers({"cluster/resources": (node("pve1"), node("pve2", "offline"), LISTED, listed(802, node="pve2"))})
+    client = cluster(node("pve1"), node("pve2", "offline"), LISTED, listed(802, node="pve2"))
     result = survey(client, status="running")
     assert [entry["vmid"] for entry in result["containers"]] == [800]
     assert len(result["warnings"]) == 1
@@ -577,11 +559,11 @@ def test_a_filter_by_state_still_warns_of_those_whose_state_is_not_known() -> No
 
 
 def test_one_container_that_cannot_be_read_does_not_break_the_others() -> None:
-    client = Answers(
+    client = FakeClient(
         {
-            "cluster/resources": (node("pve1"), LISTED, listed(802)),
+            "cluster/resources": [node("pve1"), LISTED, listed(802)],
             "nodes/pve1/lxc/800/pending": Failure("permission_denied", "Permission check failed"),
-            "nodes/pve1/lxc/802/pending": ({"key": "memory", "value": 64},),
+            "nodes/pve1/lxc/802/pending": [{"key": "memory", "value": 64}],
         }
     )
     result = survey(client, gather=["config"])
@@ -593,21 +575,21 @@ def test_one_container_that_cannot_be_read_does_not_break_the_others() -> None:
 
 def test_a_node_that_does_not_answer_is_asked_for_nothing_more() -> None:
     silent = Failure("node_offline", "No route to host")
-    client = Answers(
+    client = FakeClient(
         {
-            "cluster/resources": (node("pve1"), LISTED, listed(802), {**NEW, "vmid": 803}),
+            "cluster/resources": [node("pve1"), LISTED, listed(802), {**NEW, "vmid": 803}],
             "nodes/pve1/lxc/803/status/current": silent,
         }
     )
     result = survey(client, gather=["config", "snapshots"])
     assert {entry["failure"]["code"] for entry in result["containers"]} == {"node_offline"}
-    assert client.asked == ["cluster/resources", "nodes/pve1/lxc/803/status/current"]
+    assert client.paths() == ["cluster/resources", "nodes/pve1/lxc/803/status/current"]
 
 
 def test_a_lost_session_is_no_matter_of_one_container() -> None:
-    client = Answers(
+    client = FakeClient(
         {
-            "cluster/resources": (node("pve1"), LISTED),
+            "cluster/resources": [node("pve1"), LISTED],
             "nodes/pve1/lxc/800/snapshot": Failure("unreachable", "pve1:8006 could not be reached."),
         }
     )
@@ -617,14 +599,14 @@ def test_a_lost_session_is_no_matter_of_one_container() -> None:
 
 
 def test_a_node_that_the_cluster_does_not_have_is_refused() -> None:
-    client = Answers({"cluster/resources": (node("pve1"), node("pve2"))})
+    client = cluster(node("pve1"), node("pve2"))
     with pytest.raises(Failure, match="no node pve9; there are pve1, pve2") as raised:
         survey(client, nodes=["pve9"])
     assert raised.value.code == "node_unknown"
 
 
 def test_whether_a_name_exists_is_not_denied_while_a_name_is_not_known() -> None:
-    client = Answers({"cluster/resources": (node("pve1"), node("pve2", "offline"), LISTED, {**NEW, "node": "pve2"})})
+    client = cluster(node("pve1"), node("pve2", "offline"), LISTED, {**NEW, "node": "pve2"})
     assert [entry["vmid"] for entry in survey(client, hostnames=["ct800"])["containers"]] == [800]
     with pytest.raises(Failure, match="Whether web-9 exists cannot be told") as raised:
         survey(client, hostnames=["ct800", "web-9"])
@@ -634,34 +616,34 @@ def test_whether_a_name_exists_is_not_denied_while_a_name_is_not_known() -> None
 
 def test_a_token_without_rights_gets_a_hint_and_others_no_request() -> None:
     token = Credentials(user="ro@pve", token_id="ta", token_secret="x")
-    client = Answers({"cluster/resources": (node("pve1"),), "access/permissions": {}}, token)
+    client = FakeClient({"cluster/resources": [node("pve1")], "access/permissions": {}}, token)
     result = survey(client)
     assert result["containers"] == []
     assert "ro@pve!ta has VM.Audit nowhere" in result["warnings"][0]
-    root = Answers({"cluster/resources": (node("pve1"),)})
+    root = cluster(node("pve1"))
     assert survey(root)["warnings"] == []
-    assert root.asked == ["cluster/resources"]
+    assert root.paths() == ["cluster/resources"]
 
 
 def test_virtual_machines_are_not_listed() -> None:
-    client = Answers({"cluster/resources": (node("pve1"), LISTED, {**listed(100), "type": "qemu", "id": "qemu/100"})})
+    client = cluster(node("pve1"), LISTED, {**listed(100), "type": "qemu", "id": "qemu/100"})
     assert [entry["vmid"] for entry in survey(client)["containers"]] == [800]
 
 
 def test_config_and_pending_are_one_request() -> None:
-    client = Answers(
+    client = FakeClient(
         {
-            "cluster/resources": (node("pve1"), LISTED),
+            "cluster/resources": [node("pve1"), LISTED],
             # As recorded: tty waits to be set, features to be removed.
-            "nodes/pve1/lxc/800/pending": (
+            "nodes/pve1/lxc/800/pending": [
                 {"key": "digest", "value": "969e00bda69199b95a43f9bedaf27cdf2e0ee547"},
                 {"key": "memory", "value": 64},
                 {"key": "features", "value": "nesting=1", "delete": 1},
                 {"key": "tty", "pending": 1},
-            ),
+            ],
         }
     )
     [entry] = survey(client, gather=["config", "pending"])["containers"]
     assert entry["config"] == {"memory": 64, "tty": 1}
     assert entry["pending"] == {"features": None, "tty": 1}
-    assert client.asked == ["cluster/resources", "nodes/pve1/lxc/800/pending"]
+    assert client.paths() == ["cluster/resources", "nodes/pve1/lxc/800/pending"]
