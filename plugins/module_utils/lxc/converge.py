@@ -77,10 +77,11 @@ def converge_plan(declared: Declared, actual: Actual) -> Plan:
         )
     plan.notes += creation_notes(declared)
     _plan_recreate(plan, declared, actual)
-    _plan_config(plan, declared, actual)
-    _plan_resizes(plan, declared, actual)
+    future = {**actual.config, **{key: actual.current[key] for key in _withdrawn(declared, actual)}}
+    _plan_config(plan, declared, actual, future)
+    _plan_resizes(plan, declared, actual, future)
     _plan_pool(plan, declared, actual)
-    moves = _moves(plan, declared, actual)
+    moves = _moves(plan, declared, actual, future)
     migration = _migration(plan, declared, actual)
     _plan_power(plan, declared, actual, moves, migration)
     return plan
@@ -113,8 +114,11 @@ def _ostype_of(template: str) -> str | None:
     return TEMPLATE_OSTYPES.get(name)
 
 
-def _plan_config(plan: Plan, declared: Declared, actual: Actual) -> None:
-    """The PUT of everything that differs: one request, or two where a pending value has to be withdrawn first."""
+def _plan_config(plan: Plan, declared: Declared, actual: Actual, future: t.Mapping[str, t.Any]) -> None:
+    """The PUT of everything that differs: one request, or two where a pending value has to be withdrawn first.
+
+    future: the texts after the next stop, without the removals that are withdrawn.
+    """
     base = actual.path
     revert = Step("reverted", "PUT", f"{base}/config", digest=True)
     put = Step("configured", "PUT", f"{base}/config", digest=True)
@@ -122,9 +126,7 @@ def _plan_config(plan: Plan, declared: Declared, actual: Actual) -> None:
     deletes: list[str] = []
     paths = vm_paths(actual.vmid, actual.pool)
     privileged = properties.read("unprivileged", actual.config.get("unprivileged")) is not True
-    future = dict(actual.config)
     for key in _withdrawn(declared, actual):
-        future[key] = actual.current[key]
         reverts.append(key)
         revert.add(key, None, _shown(key, actual.current[key]))
         revert.needs += key_needs(key, None, properties.read(key, actual.current[key]), paths, privileged)
@@ -313,9 +315,9 @@ def _effect(key: str, after: t.Any, actual: Actual) -> str:
     return RESTART
 
 
-def _plan_resizes(plan: Plan, declared: Declared, actual: Actual) -> None:
+def _plan_resizes(plan: Plan, declared: Declared, actual: Actual, future: t.Mapping[str, t.Any]) -> None:
     for key, wanted in sorted(declared.config.items()):
-        before = properties.read(key, actual.config.get(key))
+        before = properties.read(key, future.get(key))
         if not properties.is_mount(key) or "size" not in wanted or not isinstance(before, dict):
             continue
         size = _real_size(key, before, actual)
@@ -351,10 +353,10 @@ def _real_size(key: str, future: t.Mapping[str, t.Any], actual: Actual) -> int |
     return (now if same else future).get("size")
 
 
-def _moves(plan: Plan, declared: Declared, actual: Actual) -> list[Step]:
+def _moves(plan: Plan, declared: Declared, actual: Actual, future: t.Mapping[str, t.Any]) -> list[Step]:
     steps = []
     for key, wanted in sorted(declared.config.items(), key=lambda item: properties.order_of(item[0])):
-        before = properties.read(key, actual.config.get(key))
+        before = properties.read(key, future.get(key))
         if not properties.is_mount(key) or not isinstance(before, dict):
             continue
         if not _volume_differs(wanted, before):
