@@ -50,7 +50,7 @@ def plan_creation(declared: Declared, source: Actual | None) -> Plan:
             f"{declared.label} does not exist, and the task does not say what to create it from.",
             "Give template, clone or restore.",
         )
-    if not declared.node and not (declared.clone and source):
+    if not declared.node and not declared.clone:
         raise Failure(
             "invalid_option",
             f"node: {declared.label} does not exist, and the task does not say on which node to create it.",
@@ -87,7 +87,7 @@ def _plan_template(declared: Declared) -> Plan:
     ):
         if option is not None:
             params[name] = option
-    step.needs = creation_needs(declared)
+    step.needs = creation_needs(declared, config)
     plan = Plan([step])
     _finish_creation(plan, declared)
     return plan

@@ -27,24 +27,27 @@ def space_need(storage: str) -> Need:
     return Need((f"/storage/{storage}",), ("Datastore.AllocateSpace",), f"allocate a volume on {storage}")
 
 
-def creation_needs(declared: Declared) -> list[Need]:
-    """The privileges to create a container from a template (``create_vm`` of PVE/API2/LXC.pm)."""
+def creation_needs(declared: Declared, config: t.Mapping[str, t.Any]) -> list[Need]:
+    """The privileges to create a container from a template (``create_vm`` of PVE/API2/LXC.pm).
+
+    config: the keys that are sent: those that are declared, and the owner's tag.
+    """
     paths = vm_paths(declared.vmid, declared.pool)
     needs = [Need(paths, ("VM.Allocate",), "create the container")]
-    if declared.config.get("unprivileged") is False:
+    if config.get("unprivileged") is False:
         needs.append(Need(("/",), ("Sys.Modify",), "create a privileged container"))
     if declared.template and not declared.template.startswith("/"):
         store = f"/storage/{properties.volume_of(declared.template).storage}"
         # PVE::Storage::check_volume_access for a template
         wanted = ("Datastore.AllocateSpace", "Datastore.Audit", "Datastore.Allocate")
         needs.append(Need((store,), wanted, "read the template"))
-    storages = {declared.storage} if "rootfs" not in declared.config else set()
-    for key, normal in declared.config.items():
+    storages = {declared.storage} if "rootfs" not in config else set()
+    for key, normal in config.items():
         if properties.is_mount(key) and properties.volume_of(normal["volume"]).kind == "volume":
             storages.add(properties.volume_of(normal["volume"]).storage or declared.storage)
     needs += [space_need(storage) for storage in sorted(filter(None, storages))]
-    privileged = declared.config.get("unprivileged") is False
-    for key, normal in declared.config.items():
+    privileged = config.get("unprivileged") is False
+    for key, normal in config.items():
         if key != "unprivileged":
             needs += key_needs(key, None, normal, paths, privileged)
     return needs
