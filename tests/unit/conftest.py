@@ -9,7 +9,6 @@ import typing as t
 
 import pytest
 import requests.adapters
-
 from ansible_collections.lxcri.proxmox.tests.unit.support import Wire
 
 

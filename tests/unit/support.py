@@ -11,7 +11,6 @@ import typing as t
 from urllib.parse import parse_qsl, urlsplit
 
 import requests
-
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Credentials
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 

@@ -9,7 +9,6 @@ import re
 import typing as t
 
 import pytest
-
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import ROOT_ONLY, Failure
 from ansible_collections.lxcri.proxmox.tests.unit.contract.recorded import records, table

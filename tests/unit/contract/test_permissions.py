@@ -9,7 +9,6 @@ import re
 import typing as t
 
 import pytest
-
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import Need, missing
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Actual
@@ -19,11 +18,29 @@ from ansible_collections.lxcri.proxmox.tests.unit.contract.recorded import recor
 
 RECORDS = records("permissions")
 
-EVERYTHING = (
-    "Datastore.Allocate Datastore.AllocateSpace Datastore.AllocateTemplate Datastore.Audit Pool.Allocate Pool.Audit "
-    "SDN.Use Sys.Audit Sys.Modify VM.Allocate VM.Audit VM.Backup VM.Clone VM.Config.CPU VM.Config.Disk "
-    "VM.Config.Memory VM.Config.Network VM.Config.Options VM.Migrate VM.PowerMgmt VM.Snapshot"
-).split()
+EVERYTHING = [
+    "Datastore.Allocate",
+    "Datastore.AllocateSpace",
+    "Datastore.AllocateTemplate",
+    "Datastore.Audit",
+    "Pool.Allocate",
+    "Pool.Audit",
+    "SDN.Use",
+    "Sys.Audit",
+    "Sys.Modify",
+    "VM.Allocate",
+    "VM.Audit",
+    "VM.Backup",
+    "VM.Clone",
+    "VM.Config.CPU",
+    "VM.Config.Disk",
+    "VM.Config.Memory",
+    "VM.Config.Network",
+    "VM.Config.Options",
+    "VM.Migrate",
+    "VM.PowerMgmt",
+    "VM.Snapshot",
+]
 
 
 def _held(record: dict[str, t.Any]) -> dict[str, dict[str, int]]:
