@@ -41,6 +41,11 @@ class Guest:
     tags: tuple[str, ...] = ()
     current: bool = False
 
+    @property
+    def current_status(self) -> str | None:
+        """The status, when it was read from the node."""
+        return self.status if self.current and self.status != "unknown" else None
+
 
 def in_parallel(work: t.Callable[[Item], Answer], items: t.Sequence[Item]) -> list[Answer]:
     """The answers of ``work`` in the order of the items, asked for concurrently over few connections."""
@@ -132,7 +137,7 @@ class Cluster:
         Raises:
             Failure: ``ambiguous_hostname``; ``node_offline`` when an unnamed container cannot be asked for its name.
         """
-        self._name_the_nameless()
+        self.name_the_nameless()
         found = self._named(hostname)
         if not found and exhaustive:
             self.refresh(self.online_nodes)
@@ -156,24 +161,9 @@ class Cluster:
     def _nameless(self) -> list[Guest]:
         return [guest for guest in self.guests if guest.kind == "lxc" and not guest.name]
 
-    def _name_the_nameless(self) -> None:
-        """Read the configuration of containers that the cluster does not name yet: they have just been made."""
-        nameless = [guest for guest in self._nameless() if not guest.current and self._nodes.get(guest.node, True)]
-        guests = self._read()
-        for guest, config in zip(nameless, in_parallel(self._config, nameless)):
-            if config is None:
-                guests.pop(guest.vmid, None)
-                continue
-            name = str(config.get("hostname") or f"CT{guest.vmid}")
-            guests[guest.vmid] = replace(guest, name=name, current=True)
-
-    def _config(self, guest: Guest) -> dict[str, t.Any] | None:
-        try:
-            return t.cast("dict[str, t.Any]", self._client.get(f"nodes/{guest.node}/lxc/{guest.vmid}/config"))
-        except Failure as failure:
-            if failure.code == "not_found":
-                return None
-            raise
+    def name_the_nameless(self) -> None:
+        """Ask the nodes for the containers that the cluster does not name yet: they have just been made."""
+        self.refresh(guest.node for guest in self._nameless() if not guest.current)
 
     def _refuse_unknown_names(self, hostname: str) -> None:
         unknown = [guest for guest in self._nameless() if not self._nodes.get(guest.node, True)]

@@ -219,7 +219,7 @@ class Engine:
             guest = self._cluster.by_hostname(declared.hostname or "", exhaustive=declared.state != "absent")
         if guest is None:
             return None
-        actual = read_container(self._client, guest.node, guest.vmid)
+        actual = read_container(self._client, guest.node, guest.vmid, guest.current_status)
         if actual and declared.vmid is None and actual.hostname != declared.hostname:
             # The cluster's list still had a name that the container has lost.
             self._cluster.refresh(self._cluster.online_nodes)
@@ -241,6 +241,7 @@ class Engine:
             cluster.refresh(cluster.online_nodes)
         else:
             cluster.refresh(self._involved_nodes(fleet))
+        cluster.name_the_nameless()
         outcomes = [Outcome(declared) for declared in fleet]
         in_parallel(self._locate, outcomes)
         matched: dict[int, str] = {}
@@ -268,8 +269,7 @@ class Engine:
             else:
                 guest = self._cluster.by_hostname(declared.hostname or "", exhaustive=False)
             if guest is not None:
-                status = guest.status if guest.current and guest.status != "unknown" else None
-                actual = read_container(self._client, guest.node, guest.vmid, status)
+                actual = read_container(self._client, guest.node, guest.vmid, guest.current_status)
                 if actual is not None:
                     actual.pool = guest.pool
                 outcome.before = outcome.after = actual
