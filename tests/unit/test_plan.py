@@ -404,18 +404,26 @@ def test_a_removal_that_is_withdrawn_is_followed_by_what_else_differs() -> None:
     assert refusal(declare(mounts=[{"mp": "/data", "size": "4G"}]), actual).code == "would_lose_data"
 
 
-def test_what_is_in_force_is_set_again_while_something_else_waits() -> None:
-    """Setting the current value withdraws the waiting one, at once (hotplug-022)."""
-    actual = running({"features": "nesting=1,keyctl=1", "tty": 1}, features="nesting=1")
-    plan = make_plan(declare(features={"nesting": True}), actual)
-    assert requests(plan) == [put(features="nesting=1")]
-    assert effects(plan) == {"features": LIVE}
-
-
-def test_a_removal_that_waits_is_withdrawn_by_setting_the_value() -> None:
-    plan = make_plan(declare(features={"nesting": True}), running({"features": None}, features="nesting=1"))
-    assert requests(plan) == [put(features="nesting=1")]
-    assert effects(plan) == {"features": LIVE}
+@pytest.mark.parametrize(
+    ("options", "current", "waits"),
+    [
+        ({"features": {"nesting": True}}, {"features": "nesting=1"}, {"features": "nesting=1,keyctl=1"}),
+        ({"features": {"nesting": True}}, {"features": "nesting=yes"}, {"features": None}),
+        ({"tty": 2}, {}, {"tty": 1}),
+        ({"features": {}}, {}, {"features": "nesting=1"}),
+        ({"mounts": [{"mp": "/data", "backup": True}]}, {"mp0": DATA}, {"mp0": DATA.replace("/data", "/data2")}),
+    ],
+    ids=str,
+)
+def test_what_waits_is_withdrawn_where_what_is_in_force_is_as_declared(
+    options: dict[str, t.Any], current: dict[str, t.Any], waits: dict[str, t.Any]
+) -> None:
+    """Without a restart, whatever the spelling. Setting the value again would wait as well (hotplug-064)."""
+    actual = running({**waits, "cmode": "shell"}, **current)
+    plan = make_plan(declare(**options), actual)
+    (key,) = waits
+    assert requests(plan) == [put(revert=key)]
+    assert effects(plan) == {key: LIVE}
 
 
 def test_nothing_waits_on_a_stopped_container() -> None:

@@ -136,6 +136,13 @@ def _plan_config(plan: Plan, declared: Declared, actual: Actual, future: t.Mappi
         after = _after(wanted[key], before, key)
         if properties.equal(key, wanted[key], before):
             continue
+        now = actual.current.get(key)
+        if key in actual.pending and properties.equal(key, wanted[key], properties.read(key, now)):
+            # What is in force is as declared. Setting it again would wait as well, unless it is spelled the same.
+            reverts.append(key)
+            revert.add(key, _shown(key, future.get(key)), _shown(key, now))
+            revert.needs += key_needs(key, before, after, paths, privileged)
+            continue
         if properties.is_mount(key) and isinstance(before, dict) and _volume_differs(wanted[key], before):
             # Moving is a request of its own; the options are compared as if the volume were in its place.
             after = _after({**wanted[key], "volume": ANY_VOLUME}, before, key)
@@ -307,8 +314,6 @@ def _effect(key: str, after: t.Any, actual: Actual) -> str:
         return LIVE if after is not None or len(key) == len("net0") else RESTART
     if after is not None:
         if key.startswith(("mp", "dev")) and key not in actual.current:
-            return LIVE
-        if key in actual.current and after == properties.read(key, actual.current[key]):
             return LIVE
     elif key not in actual.current:
         return LIVE
