@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import typing as t
 
 import pytest
@@ -399,12 +400,8 @@ def test_no_text_crashes_the_codec(text: str) -> None:
     """A configuration file can hold anything."""
     for key in ("net0", "mp0", "rootfs", "dev0", "features", "startup", "env", "tags", "memory", "cpulimit", "arch"):
         read(key, text)
-        try:
-            normal = normalise(key, text)
-        except InvalidValue as error:
-            assert str(error)
-        else:
-            encode(key, normal)
+        with contextlib.suppress(InvalidValue):
+            encode(key, normalise(key, text))
 
 
 # ------------------------------------------------------------------------------------------------------- keys
