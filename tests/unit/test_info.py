@@ -173,7 +173,8 @@ def test_a_container_must_pass_every_filter(filters: dict[str, t.Any], passes: b
 @pytest.mark.parametrize("name", ["vmids", "hostnames", "nodes", "pools"])
 def test_an_empty_filter_selects_nothing_and_asks_nothing(name: str) -> None:
     client = FakeClient({})
-    assert survey(client, **{name: []}) == {"changed": False, "containers": [], "warnings": []}
+    filters: dict[str, t.Any] = {name: []}
+    assert survey(client, **filters) == {"changed": False, "containers": [], "warnings": []}
     assert client.paths() == []
 
 

@@ -323,17 +323,15 @@ def _addresses(entry: Entry, gather: t.Collection[str]) -> list[dict[str, str]] 
 
 def warnings_of(entries: t.Iterable[Entry]) -> list[str]:
     """One warning for each node and cause, however many containers it concerns."""
-    causes: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    causes: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
     for entry in entries:
         if entry.failure is not None:
-            causes[(entry.node, entry.failure.code)].append(entry)
-    found = []
-    for (node, code), concerned in sorted(causes.items()):
-        failure = concerned[0].failure
-        assert failure is not None
-        vmids = ", ".join(str(entry.vmid) for entry in sorted(concerned, key=lambda entry: entry.vmid))
-        found.append(f"Not everything could be read about {vmids} on {node} ({code}): {failure.sentence}")
-    return found
+            causes[(entry.node, entry.failure.code)][entry.vmid] = entry.failure.sentence
+    return [
+        f"Not everything could be read about {', '.join(map(str, sorted(concerned)))} on {node} ({code}): "
+        f"{concerned[min(concerned)]}"
+        for (node, code), concerned in sorted(causes.items())
+    ]
 
 
 def blind_spots(permissions: Permissions, identity: str, selection: Selection) -> str | None:
@@ -456,14 +454,13 @@ class Survey:
         """Refuse to say that no container has a name while some have none that could be read."""
         self._names.update(entry.hostname for entry in candidates)
         absent = set(self._selection.hostnames or ()) - self._names
-        nameless = [entry for entry in candidates if entry.hostname is None and entry.failure and not entry.lost]
-        if absent and nameless:
-            failure = nameless[0].failure
-            assert failure is not None
+        nameless = [entry for entry in candidates if entry.hostname is None and not entry.lost]
+        reasons = [entry.failure for entry in nameless if entry.failure is not None]
+        if absent and reasons:
             raise Failure(
-                failure.code,
+                reasons[0].code,
                 f"Whether {', '.join(sorted(absent))} exists cannot be told: the names of "
-                f"{', '.join(str(entry.vmid) for entry in nameless)} could not be read. {failure.message}",
+                f"{', '.join(str(entry.vmid) for entry in nameless)} could not be read. {reasons[0].message}",
                 "Bring the nodes back, or give the vmid.",
                 vmids=[entry.vmid for entry in nameless],
                 nodes=sorted({entry.node for entry in nameless}),

@@ -1,0 +1,10 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures for all wire tests."""
+
+from __future__ import annotations
+
+from ansible_collections.lxcri.proxmox.tests.simulator.plugin import certificates, cluster, simulator
+
+__all__ = ["certificates", "cluster", "simulator"]
