@@ -132,22 +132,19 @@ def _plan_config(plan: Plan, declared: Declared, actual: Actual, future: t.Mappi
         revert.needs += key_needs(key, None, properties.read(key, actual.current[key]), paths, privileged)
     wanted = _wanted_config(declared, future)
     for key in sorted(wanted, key=properties.order_of):
-        before = properties.read(key, future.get(key))
-        after = _after(wanted[key], before, key)
-        if properties.equal(key, wanted[key], before):
+        value, before, now = wanted[key], properties.read(key, future.get(key)), actual.current.get(key)
+        if properties.is_mount(key) and isinstance(before, dict) and _volume_differs(value, before):
+            # Moving is a request of its own; the options are compared as if the volume were in its place.
+            value = {**value, "volume": ANY_VOLUME}
+        if properties.equal(key, value, before):
             continue
-        now = actual.current.get(key)
-        if key in actual.pending and properties.equal(key, wanted[key], properties.read(key, now)):
+        after = _after(value, before, key)
+        if key in actual.pending and properties.equal(key, value, properties.read(key, now)):
             # What is in force is as declared. Setting it again would wait as well, unless it is spelled the same.
             reverts.append(key)
             revert.add(key, _shown(key, future.get(key)), _shown(key, now))
             revert.needs += key_needs(key, before, after, paths, privileged)
             continue
-        if properties.is_mount(key) and isinstance(before, dict) and _volume_differs(wanted[key], before):
-            # Moving is a request of its own; the options are compared as if the volume were in its place.
-            after = _after({**wanted[key], "volume": ANY_VOLUME}, before, key)
-            if properties.equal(key, after, before):
-                continue
         text = properties.encode(key, after)
         if text is None:
             _remove(key, future, actual, put, revert, deletes, reverts)
