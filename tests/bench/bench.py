@@ -29,6 +29,7 @@ NODES = 3
 LATENCY, CREATE, START, SNAPSHOT = 0.03, 3.0, 1.0, 1.0
 CONCURRENCY = 4
 CONNECTIONS = 12
+OWN = "ansible-playbook"
 TEMPLATE = "local:vztmpl/debian-13-standard_13.1-2_amd64.tar.zst"
 MARK_BEGIN, MARK_END = "<!-- measured by dev/bench: begin -->", "<!-- measured by dev/bench: end -->"
 
@@ -134,24 +135,28 @@ def ideal(job: str, count: int) -> float:
 
 
 def measure(simulator: Simulator, playbook: str, tasks: list[dict[str, t.Any]]) -> tuple[float, int, int, int]:
-    """Seconds, requests, connections and the largest process in MiB of one run."""
+    """Seconds, requests and connections of one run, and the largest process of all runs so far in MiB."""
     simulator.control("/reset", {})
-    with tempfile.NamedTemporaryFile("w", suffix=".yml", delete=False) as file:
-        yaml.safe_dump(play(tasks), file)
+    directory = tempfile.TemporaryDirectory(prefix="bench-")
+    page = Path(directory.name, "play.yml")
+    page.write_text(yaml.safe_dump(play(tasks)), encoding="utf-8")
     environment = {**os.environ, "ANSIBLE_LOCALHOST_WARNING": "0", "ANSIBLE_INVENTORY_UNPARSED_WARNING": "0"}
-    environment["ANSIBLE_CONFIG"] = os.devnull
-    if "/bench-" in playbook:
-        environment.pop("ANSIBLE_COLLECTIONS_PATH", None)
+    environment.pop("ANSIBLE_CONFIG", None)
+    if playbook != OWN:
+        # An environment of its own, which has its collections beside ansible-core.
+        for name in ("ANSIBLE_COLLECTIONS_PATH", "PYTHONPATH", "VIRTUAL_ENV"):
+            environment.pop(name, None)
         environment["PATH"] = f"{Path(playbook).parent}:{environment['PATH']}"
     began = time.monotonic()
-    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    run = subprocess.run([playbook, file.name], env=environment, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [playbook, str(page)], cwd=directory.name, env=environment, capture_output=True, text=True, check=False
+    )
     seconds = time.monotonic() - began
-    os.unlink(file.name)
+    directory.cleanup()
     if run.returncode != 0:
         sys.exit(f"{playbook} failed:\n{run.stdout[-3000:]}\n{run.stderr[-3000:]}")
     stats = simulator.control("/stats")
-    largest = max(before, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     return seconds, stats["requests"], stats["connections"], largest // 1024
 
 
@@ -245,15 +250,13 @@ def main() -> None:
     alone = [] if options.quick else [int(size) for size in options.alone.split(",") if size]
     everything = ("create + start", "no-op", "snapshot")
     rows: list[Row] = []
-    started = start_up("ansible-playbook")
+    started = start_up(OWN)
     print(f"start-up: {started:.2f} s", flush=True)
     for count in sizes:
-        rows += compare("lxcri.proxmox", "ansible-playbook", count, everything)
+        rows += compare("lxcri.proxmox", OWN, count, everything)
         rows += compare("community.proxmox", options.peer, count, everything)
     for count in alone:
-        rows += compare(
-            "lxcri.proxmox", "ansible-playbook", count, everything if count < 500 else ("no-op", "snapshot")
-        )
+        rows += compare("lxcri.proxmox", OWN, count, everything if count < 500 else ("no-op", "snapshot"))
     rows.sort(key=lambda row: (everything.index(row.job), row.containers, row.tool != "lxcri.proxmox"))
     print()
     print(table(rows, started))

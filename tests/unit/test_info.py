@@ -15,6 +15,7 @@ import jsonschema
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Credentials
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.addresses import interfaces_of, reachable_addresses
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.info import (
     GATHER,
     Entry,
@@ -24,10 +25,8 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.info import (
     asks_singly,
     blind_spots,
     entry_of,
-    interfaces_of,
     oci_state,
     oci_status,
-    reachable,
     snapshots_of,
     update,
     usage_of,
@@ -331,7 +330,7 @@ def test_reachable_addresses_are_those_that_others_can_use() -> None:
         {"name": "lo", "hwaddr": "00:00:00:00:00:00", "addresses": ["127.0.0.1/8", "::1/128"]},
         {"name": "eth0", "hwaddr": "BC:24:11:00:08:00", "addresses": ["192.0.2.10/24", "fe80::1/64", "2001:db8::5/64"]},
     ]
-    assert reachable(interfaces) == [
+    assert reachable_addresses(interfaces) == [
         {"interface": "eth0", "address": "192.0.2.10/24", "family": "inet", "hwaddr": "BC:24:11:00:08:00"},
         {"interface": "eth0", "address": "2001:db8::5/64", "family": "inet6", "hwaddr": "BC:24:11:00:08:00"},
     ]

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import threading
 import time
 import typing as t
@@ -20,7 +19,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import (
     is_upid,
     type_of,
 )
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.addresses import interfaces_of, reachable_addresses
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import VMID, Actual, Step
 
 # A task that could not get the lock has done nothing; it is started again this often in all.
@@ -299,36 +298,5 @@ def _is_done_already(step: Step, failure: Failure) -> bool:
 
 
 def interface_addresses(client: Client, node: str, vmid: int) -> list[dict[str, str]]:
-    """The addresses inside a running container, without loopback and link-local ones.
-
-    Each with ``interface``, ``address`` (with its prefix length), ``family`` (``inet`` or ``inet6``) and ``hwaddr``.
-    """
-    found = []
-    for interface in client.get(f"nodes/{node}/lxc/{vmid}/interfaces") or []:
-        texts = [f"{a['ip-address']}/{a['prefix']}" for a in interface.get("ip-addresses") or [] if "ip-address" in a]
-        texts += [interface[family] for family in ("inet", "inet6") if interface.get(family)]
-        for text in dict.fromkeys(texts):
-            found += _usable(str(interface.get("name", "")), text, str(interface.get("hwaddr", "")))
-    return found
-
-
-def _usable(interface: str, text: str, hwaddr: str) -> list[dict[str, str]]:
-    try:
-        address = ipaddress.ip_interface(text)
-    except ValueError:
-        return []
-    if interface == "lo" or address.ip.is_loopback or address.ip.is_link_local:
-        return []
-    family = "inet" if address.version == 4 else "inet6"
-    return [{"interface": interface, "address": str(address), "family": family, "hwaddr": hwaddr.upper()}]
-
-
-def configured_addresses(config: t.Mapping[str, t.Any]) -> list[dict[str, str]]:
-    """The static addresses that a configuration gives, in the form of ``interface_addresses``."""
-    found = []
-    for key in sorted((name for name in config if name.startswith("net")), key=properties.order_of):
-        net = properties.read(key, config[key])
-        if isinstance(net, dict):
-            for sub in ("ip", "ip6"):
-                found += _usable(str(net.get("name", "")), str(net.get(sub, "")), str(net.get("hwaddr", "")))
-    return found
+    """The addresses inside a running container by which others can reach it."""
+    return reachable_addresses(interfaces_of(client.get(f"nodes/{node}/lxc/{vmid}/interfaces")))

@@ -71,7 +71,8 @@ class Cluster:
             for entry in self._client.get("cluster/resources") or []:
                 kind = entry.get("type")
                 if kind == "node":
-                    self._nodes[str(entry["node"])] = entry.get("status") == "online"
+                    # A node that is up is "unknown" while it has no statistics (extract_node_stats, PVE/API2Tools.pm).
+                    self._nodes[str(entry["node"])] = entry.get("status") != "offline"
                     self._load[str(entry["node"])] = _share(entry.get("mem"), entry.get("maxmem"))
                 elif kind in ("lxc", "qemu"):
                     guest = _guest(entry)

@@ -19,11 +19,11 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Cl
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import TaskWatcher
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.addresses import configured_addresses
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import (
     Executor,
     Log,
     VmidAllocator,
-    configured_addresses,
     interface_addresses,
     read_container,
 )

@@ -12,7 +12,6 @@ been made has no name and the status ``unknown``. What the cluster does not know
 
 from __future__ import annotations
 
-import ipaddress
 import typing as t
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -21,11 +20,12 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import Pe
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import (
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.addresses import (
     configured_addresses,
-    container_status,
-    read_container,
+    interfaces_of,
+    reachable_addresses,
 )
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import container_status, read_container
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.cluster import in_parallel
 
 GATHER = ("config", "pending", "snapshots", "interfaces", "usage")
@@ -193,48 +193,6 @@ def snapshots_of(raw: t.Sequence[Raw] | None) -> list[dict[str, t.Any]]:
     ]
 
 
-def interfaces_of(raw: t.Sequence[Raw] | None) -> list[dict[str, t.Any]]:
-    """The interfaces inside a running container, in one form for all versions of Proxmox.
-
-    Older ones have only ``inet`` and ``inet6``, with one address each (``get_interfaces`` of PVE/LXC.pm).
-    """
-    found = []
-    for interface in raw or []:
-        texts = [f"{a['ip-address']}/{a['prefix']}" for a in interface.get("ip-addresses") or [] if "ip-address" in a]
-        texts += [interface[family] for family in ("inet", "inet6") if interface.get(family)]
-        hwaddr = interface.get("hwaddr") or interface.get("hardware-address") or ""
-        found.append(
-            {
-                "name": str(interface.get("name", "")),
-                "hwaddr": str(hwaddr).upper(),
-                "addresses": list(dict.fromkeys(texts)),
-            }
-        )
-    return found
-
-
-def reachable(interfaces: t.Sequence[Raw]) -> list[dict[str, str]]:
-    """The addresses by which others can reach the container: not those of loopback, and no link-local ones."""
-    found = []
-    for interface in interfaces:
-        for text in interface["addresses"]:
-            try:
-                address = ipaddress.ip_interface(text)
-            except ValueError:
-                continue
-            if interface["name"] == "lo" or address.ip.is_loopback or address.ip.is_link_local:
-                continue
-            found.append(
-                {
-                    "interface": interface["name"],
-                    "address": str(address),
-                    "family": "inet" if address.version == 4 else "inet6",
-                    "hwaddr": interface["hwaddr"],
-                }
-            )
-    return found
-
-
 def _flag(value: t.Any) -> bool:
     return bool(int(value or 0))
 
@@ -316,7 +274,7 @@ def as_result(entry: Entry, gather: t.Collection[str]) -> dict[str, t.Any]:
 def _addresses(entry: Entry, gather: t.Collection[str]) -> list[dict[str, str]] | None:
     if "interfaces" in gather:
         interfaces = entry.parts.get("interfaces")
-        return None if interfaces is None else reachable(interfaces)
+        return None if interfaces is None else reachable_addresses(interfaces)
     config = entry.parts.get("config")
     return None if config is None else configured_addresses(config)
 
