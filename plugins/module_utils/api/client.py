@@ -9,6 +9,7 @@ import itertools
 import json
 import random
 import subprocess
+import sys
 import threading
 import time
 import typing as t
@@ -178,17 +179,37 @@ class Client:
         if it.backend == "local":
             return proxmoxer.ProxmoxAPI(backend="local", timeout=it.command_timeout)
         if it.backend == "openssh":
-            try:
-                return proxmoxer.ProxmoxAPI(
-                    it.host, backend="openssh", user=it.user.partition("@")[0], timeout=it.command_timeout
-                )
-            except SystemExit:
-                raise Failure(
-                    "library_missing",
-                    "The Python library openssh-wrapper is needed for api_backend=openssh.",
-                    "Install it where the module runs: pip install openssh-wrapper.",
-                ) from None
+            return self._connect_openssh()
         return self._connect_https()
+
+    def _connect_openssh(self) -> t.Any:
+        it = self.credentials
+        try:
+            user = it.user.partition("@")[0]
+            api = proxmoxer.ProxmoxAPI(it.host, backend="openssh", user=user, timeout=int(it.command_timeout))
+        except SystemExit:
+            raise Failure(
+                "library_missing",
+                "The Python library openssh-wrapper is needed for api_backend=openssh.",
+                "Install it where the module runs: pip install openssh-wrapper. It needs Python 3.12 or older.",
+            ) from None
+        session = api._store["session"]  # noqa: SLF001 - proxmoxer offers no other way to what runs the commands
+        run, ssh_error = session._exec, sys.modules["openssh_wrapper"].SSHError  # noqa: SLF001
+
+        def run_as_text(command: list[str]) -> tuple[str, str, int]:
+            """What proxmoxer expects: openssh-wrapper gives bytes, and errors of its own."""
+            try:
+                out, err, status = run(command)
+            except ssh_error as error:
+                raise Failure(
+                    "unreachable",
+                    f"{it.host} could not be reached over SSH: {_text(error.args[0])}.",
+                    "Check 'api_host', the key, and the known hosts of the user who runs this.",
+                ) from error
+            return _text(out), _text(err), status
+
+        session._exec = run_as_text  # noqa: SLF001
+        return api
 
     def _connect_https(self) -> t.Any:
         it = self.credentials
@@ -221,6 +242,10 @@ class Client:
         adapter = requests.adapters.HTTPAdapter(pool_connections=1, pool_maxsize=CONNECTIONS, pool_block=True)
         api._store["session"].mount("https://", adapter)  # noqa: SLF001 - proxmoxer offers no way to size the pool
         return api
+
+
+def _text(output: t.Any) -> str:
+    return output.decode("utf-8", "replace") if isinstance(output, bytes) else str(output)
 
 
 def _form_value(value: t.Any) -> t.Any:
