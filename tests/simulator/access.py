@@ -65,7 +65,7 @@ class Access(FakePve):
     # ------------------------------------------------------------ what
 
     def _granted(self, who: str, path: str) -> dict[str, bool]:
-        """Privileges (and whether they propagate) of one user or token on a path: the deepest entry replaces the others."""
+        """The privileges of one user or token on a path, and whether they propagate: the deepest entry counts."""
         steps = ["/"]
         for part in path.strip("/").split("/") if path != "/" else []:
             steps.append(f"{steps[-1].rstrip('/')}/{part}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import typing as t
 
 from .access import Access
+from .configuration import Container
 from .containers import Containers
 from .resources import Resources
 from .wire import Wire
@@ -29,9 +30,9 @@ class Cluster(Wire, Resources, Containers, Access):
         super().__init__(*args, **options)
         self.version, self.release_version = "9.2.11", "9.2"
         self.time_scale = 1.0
-        # How long tasks take; start_secs is what every container has that is not given another.
+        # How long tasks take.
         self.ct_secs.update(create=3, clone=2, destroy=1, snapshot=1, delsnapshot=1, rollback=1, template=1, resize=0.5)
-        self.start_secs = 1.0
+        self.ct_secs.update(migrate=3, move=2, backup=2)
         self.nodes.clear()
         for node in nodes:
             self.add_node(node)
@@ -64,8 +65,17 @@ class Cluster(Wire, Resources, Containers, Access):
         if options.get("defaults", True):
             rootfs = f"local-zfs:subvol-{args[0] if args else options['vmid']}-disk-0,size=8G"
             options["config"] = {"rootfs": rootfs, **(options.get("config") or {})}
-        ct = super().add_ct(*args, **options)
-        ct.start_secs = self.start_secs
+        ct = Container(*args, **options)
+        if self.guest(ct.vmid) is not None:
+            raise ValueError(f"there is a guest {ct.vmid}")
+        ct.cluster, ct.start_secs = self, self.start_secs
+        self.cts.append(ct)
+        self.nodes.setdefault(ct.node, {"online": True})
+        if ct.pool:
+            self._pool_join(ct.pool, ct.vmid)
+        if ct.status == "running":
+            ct.pid = next(self._ct_pids)
+        self.adopt_volumes(ct)
         self.settle(ct)
         return ct
 

@@ -127,7 +127,7 @@ class Wire(FakePve):
             answer = await handler(request)
         except web.HTTPNotFound:
             return self._unknown(request)
-        if answer.status == 404:
+        if answer.status in (404, 501):
             return self._unknown(request)
         if answer.status == 401 and not request.path.endswith("/access/ticket"):
             # errors-233 to 241
