@@ -251,7 +251,10 @@ class Engine:
                 if vmid in matched:
                     raise invalid("containers", f"{matched[vmid]} and {label} are the same container ({vmid})")
                 matched[vmid] = label
-        return outcomes + self._find_undeclared(ownership, set(matched))
+        # What is declared but could not be found or read, for whatever reason, is not gone from the declaration.
+        named = {declared.hostname for declared in fleet if declared.vmid is None}
+        declared_ids = {declared.vmid for declared in fleet} | {g.vmid for g in cluster.guests if g.name in named}
+        return outcomes + self._find_undeclared(ownership, {*matched, *filter(None, declared_ids)})
 
     def _involved_nodes(self, fleet: t.Sequence[Declared]) -> list[str]:
         vmids = {declared.vmid for declared in fleet}
@@ -276,13 +279,13 @@ class Engine:
         except Failure as failure:
             outcome.failure = failure
 
-    def _find_undeclared(self, ownership: Ownership, matched: set[int]) -> list[Outcome]:
+    def _find_undeclared(self, ownership: Ownership, declared_ids: set[int]) -> list[Outcome]:
         """What is owned but not declared any more, with what is to become of it."""
         if not ownership.owner:
             return []
         found = []
         for guest in self._cluster.guests:
-            if guest.kind != "lxc" or ownership.owner.lower() not in guest.tags or guest.vmid in matched:
+            if guest.kind != "lxc" or ownership.owner.lower() not in guest.tags or guest.vmid in declared_ids:
                 continue
             policy = ownership.policy(guest.tags)
             if policy != "none":
@@ -309,14 +312,15 @@ class Engine:
         groups: Counter[tuple[str, str]] = Counter()
         for outcome in outcomes:
             node = outcome.before.node if outcome.before else outcome.declared.node
-            if node and outcome.declared.spread is not None:
+            if node and outcome.declared.spread:
                 groups[(outcome.declared.spread, node)] += 1
         for outcome in new:
             spread = outcome.declared.spread or ""
             node = min(
                 nodes, key=lambda name: (groups[(spread, name)], total[name], self._cluster.memory_share(name), name)
             )
-            groups[(spread, node)] += 1
+            if spread:
+                groups[(spread, node)] += 1
             total[node] += 1
             outcome.declared = replace(outcome.declared, node=node)
 
@@ -414,13 +418,17 @@ class Engine:
         before = outcome.before
         for attempt in range(REPLANS + 1):
             try:
-                vmid = self._run_steps(outcome, executor, _own_steps(outcome.plan))
+                digest = before.digest if before else None
+                vmid = self._run_steps(outcome, executor, _own_steps(outcome.plan), digest)
                 break
             except Failure as failure:
                 again = failure.code == "modified" and attempt < REPLANS and not executor.log.tasks
                 if before is None or not again:
                     raise
+                pool = before.pool
                 before = read_container(self._client, before.node, before.vmid)
+                if before:
+                    before.pool = pool
                 outcome.plan = make_plan(declared, before, outcome.source)
         _name_requests(outcome.plan, vmid)
         node = _final_node(outcome)
@@ -444,9 +452,8 @@ class Engine:
             if declared.wait_for_address and outcome.after.running:
                 outcome.addresses = executor.await_address(node, vmid, declared.address_timeout)
 
-    def _run_steps(self, outcome: Outcome, executor: Executor, steps: list[Step]) -> int:
+    def _run_steps(self, outcome: Outcome, executor: Executor, steps: list[Step], digest: str | None) -> int:
         existing = outcome.before.vmid if outcome.before else outcome.declared.vmid
-        digest = outcome.before.digest if outcome.before else None
         if outcome.declared.clone and outcome.source and any(step.action == "cloned" for step in steps):
             with self._source_lock(outcome.source.vmid):
                 return executor.run(steps, existing, digest)
@@ -552,7 +559,7 @@ def refuse_contradictions(fleet: t.Sequence[Declared]) -> None:
             facts.append(("vmid", declared.vmid))
         if declared.hostname and declared.state != "absent":
             facts.append(("hostname", declared.hostname))
-        for net in _networks(declared):
+        for net in _networks(declared) if declared.state != "absent" else ():
             if net.get("hwaddr"):
                 facts.append(("MAC address", net["hwaddr"]))
             for sub in ("ip", "ip6"):
