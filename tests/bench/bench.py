@@ -103,7 +103,7 @@ def own_fleet(connection: dict[str, t.Any], count: int) -> list[dict[str, t.Any]
 
 def own_snapshot(connection: dict[str, t.Any], count: int) -> list[dict[str, t.Any]]:
     """One snapshot of each container."""
-    options = {"hostnames": names(count), "name": "bench", "state": "present", "concurrency": CONCURRENCY}
+    options = {"hostname": names(count), "name": "bench", "state": "present", "concurrency": CONCURRENCY}
     return [{"lxcri.proxmox.lxc_snapshot": {**connection, **options}}]
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import typing as t
 from dataclasses import dataclass
 
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import ROOT_ONLY, Failure
 
 # path -> privileges, as GET /access/permissions gives them: {"/vms": {"VM.Audit": 1}}
@@ -70,6 +71,19 @@ def missing(needs: t.Iterable[Need], permissions: Permissions) -> list[Need]:
         if not met:
             lacking[need] = None
     return list(lacking)
+
+
+def refuse_missing(client: Client, needs: t.Sequence[Need]) -> None:
+    """Refuse needs that are not met, all at once; one request, and none for root@pam with a password.
+
+    Raises:
+        Failure: ``permission_denied``, naming every missing privilege.
+    """
+    if not needs or client.credentials.is_root_with_password:
+        return
+    lacking = missing(needs, client.get("access/permissions") or {})
+    if lacking:
+        raise refusal(lacking, client.credentials.identity)
 
 
 def refusal(lacking: t.Sequence[Need], identity: str) -> Failure:

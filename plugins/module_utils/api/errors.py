@@ -39,6 +39,22 @@ class Failure(Exception):
         return f"{self.message} {self.hint}".strip()
 
 
+def combined(failures: t.Sequence[tuple[str, Failure]], total: int) -> Failure:
+    """The failure of a task on many containers: that of the only one, or one that names all that failed.
+
+    failures: what each is called, and how it failed.
+    """
+    if total == 1:
+        return failures[0][1]
+    named = " ".join(f"{label}: {failure.sentence}" for label, failure in failures)
+    return Failure(
+        "containers_failed",
+        f"{len(failures)} of {total} containers failed. {named}",
+        "The others are done; run again when the cause is removed.",
+        containers=[label for label, _failure in failures],
+    )
+
+
 # Who may do what Proxmox grants to nobody by a role (raise_perm_exc of PVE/LXC.pm).
 ROOT_ONLY = "root@pam with a password"
 

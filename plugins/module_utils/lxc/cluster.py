@@ -55,6 +55,28 @@ def in_parallel(work: t.Callable[[Item], Answer], items: t.Sequence[Item]) -> li
         return list(pool.map(work, items))
 
 
+def by_node(
+    work: t.Callable[[Item], None], items: t.Sequence[Item], node_of: t.Callable[[Item], str], concurrency: int
+) -> None:
+    """Do some work with each item, on each node with so many at a time, and in the order of the items."""
+    if len(items) == 1:
+        work(items[0])
+        return
+    pools: dict[str, ThreadPoolExecutor] = {}
+    try:
+        futures = []
+        for item in items:
+            node = node_of(item)
+            if node not in pools:
+                pools[node] = ThreadPoolExecutor(max_workers=concurrency)
+            futures.append(pools[node].submit(work, item))
+        for future in futures:
+            future.result()
+    finally:
+        for pool in pools.values():
+            pool.shutdown(cancel_futures=True)
+
+
 class Cluster:
     """The guests and nodes of a cluster, read once and as little as needed."""
 

@@ -11,10 +11,9 @@ from __future__ import annotations
 import threading
 import typing as t
 from collections import Counter
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
-from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import missing, refusal
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import refuse_missing
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import TaskWatcher
@@ -27,7 +26,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import (
     interface_addresses,
     read_container,
 )
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.cluster import Cluster, in_parallel
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.cluster import Cluster, by_node, in_parallel
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.converge import converge_plan
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import (
     RECREATE,
@@ -180,7 +179,9 @@ class Engine:
         outcomes = self._find(fleet, ownership)
         self._place(outcomes)
         in_parallel(self._prepare, outcomes)
-        self._refuse_missing_privileges(outcomes)
+        refuse_missing(
+            self._client, [need for outcome in outcomes if not outcome.failure for need in outcome.plan.needs]
+        )
         if not self._check_mode:
             self._apply(outcomes)
         self._read_addresses(outcomes)
@@ -361,17 +362,6 @@ class Engine:
             raise
         return Actual(0, node, current=parse_config(str(text or "")))
 
-    # --------------------------------------------------------------------------------------------- privileges
-
-    def _refuse_missing_privileges(self, outcomes: t.Sequence[Outcome]) -> None:
-        needs = [need for outcome in outcomes if not outcome.failure for need in outcome.plan.needs]
-        credentials = self._client.credentials
-        if not needs or credentials.is_root_with_password:
-            return
-        lacking = missing(needs, self._client.get("access/permissions") or {})
-        if lacking:
-            raise refusal(lacking, credentials.identity)
-
     # ------------------------------------------------------------------------------------------------ applying
 
     def _apply(self, outcomes: t.Sequence[Outcome]) -> None:
@@ -381,22 +371,7 @@ class Engine:
             self._client,
             [o.declared.vmid for o in outcomes if o.declared.vmid is not None],
         )
-        if len(work) == 1:
-            self._apply_one(work[0])
-            return
-        pools: dict[str, ThreadPoolExecutor] = {}
-        try:
-            futures: list[Future[None]] = []
-            for outcome in work:
-                node = _working_node(outcome)
-                if node not in pools:
-                    pools[node] = ThreadPoolExecutor(max_workers=self._concurrency)
-                futures.append(pools[node].submit(self._apply_one, outcome))
-            for future in futures:
-                future.result()
-        finally:
-            for pool in pools.values():
-                pool.shutdown(cancel_futures=True)
+        by_node(self._apply_one, work, _working_node, self._concurrency)
 
     def _apply_one(self, outcome: Outcome) -> None:
         declared = outcome.declared

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import combined
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.fleet import Outcome
 
 
@@ -37,7 +37,7 @@ def fleet_result(outcomes: t.Sequence[Outcome], check_mode: bool) -> dict[str, t
         if outcome.failure:
             entry["failure"] = outcome.failure.as_dict()
         entries.append(entry)
-    failed = [outcome for outcome in outcomes if outcome.failure]
+    failed = [(outcome.declared.label, outcome.failure) for outcome in outcomes if outcome.failure]
     result: dict[str, t.Any] = {
         "changed": any(outcome.changed for outcome in outcomes),
         "containers": entries,
@@ -50,7 +50,7 @@ def fleet_result(outcomes: t.Sequence[Outcome], check_mode: bool) -> dict[str, t
         "warnings": [warning for outcome in outcomes for warning in outcome.warnings],
     }
     if failed:
-        failure = _all_failures(failed, len(outcomes))
+        failure = combined(failed, len(outcomes))
         result["msg"] = failure.sentence
         result["failure"] = failure.as_dict()
     return result
@@ -67,15 +67,3 @@ def _summary(outcomes: t.Sequence[Outcome]) -> dict[str, int]:
         "pruned": count(lambda o: o.changed and o.pruned),
         "failed": sum(1 for outcome in outcomes if outcome.failure),
     }
-
-
-def _all_failures(failed: t.Sequence[Outcome], total: int) -> Failure:
-    named = [f"{outcome.declared.label}: {outcome.failure.sentence}" for outcome in failed if outcome.failure]
-    if total == 1 and failed[0].failure:
-        return failed[0].failure
-    return Failure(
-        "containers_failed",
-        f"{len(failed)} of {total} containers failed. " + " ".join(named),
-        "The others are done; run again when the cause is removed.",
-        containers=[outcome.declared.label for outcome in failed],
-    )

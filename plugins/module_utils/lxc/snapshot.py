@@ -1,0 +1,509 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Snapshots: what has to be done to one container, and doing it to many."""
+
+from __future__ import annotations
+
+import re
+import time
+import typing as t
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone, tzinfo
+
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import Need, refuse_missing
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure, combined
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import TaskWatcher
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import Executor, Log, VmidAllocator
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.cluster import Cluster, by_node, in_parallel
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.converge import power_step
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import RESTART, Actual, Change, Plan, Step
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.privileges import vm_paths
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import invalid
+from ansible_collections.lxcri.proxmox.plugins.module_utils.retention import RULES, Entry, kept
+
+STATES = ("present", "absent", "rolled_back")
+# "current" is the pseudo entry at the end of every list (PVE/API2/LXC/Snapshot.pm).
+CURRENT = "current"
+RESERVED = (CURRENT, "vzdump")
+LONGEST_NAME = 40
+# A ZFS volume goes back to its newest snapshot only (volume_rollback_is_possible of the storage plugins); these go
+# back to any.
+ROLL_BACK_TO_ANY = ("btrfs", "lvmthin", "rbd")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot as the API lists it.
+
+    time: its creation, in seconds since 1970-01-01 UTC.
+    incomplete: what was under way when it was interrupted (``prepare`` or ``delete``); None when it is complete.
+    """
+
+    name: str
+    time: int
+    description: str = ""
+    parent: str | None = None
+    incomplete: str | None = None
+
+    def as_dict(self) -> dict[str, t.Any]:
+        """One entry of a result's ``snapshots``."""
+        return {
+            "name": self.name,
+            "snaptime": self.time,
+            "description": self.description,
+            "parent": self.parent,
+            "incomplete": self.incomplete,
+        }
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a task wants of each container.
+
+    name: None for a name made of the prefix and the time.
+    keep: how many periods each rule of retention fills; None to leave the snapshots alone.
+    zone: the time zone of the retention; None for that of the machine.
+    """
+
+    state: str
+    name: str | None = None
+    prefix: str = "lxcri-"
+    description: str | None = None
+    keep: t.Mapping[str, int] | None = None
+    zone: tzinfo | None = None
+    remove_newer: bool = False
+    timeout: int = 600
+
+
+@dataclass
+class Result:
+    """What became of one container's snapshots."""
+
+    label: str
+    container: Actual | None = None
+    snapshots: list[Snapshot] = field(default_factory=list)
+    plan: Plan = field(default_factory=Plan)
+    log: Log = field(default_factory=Log)
+    failure: Failure | None = None
+
+    def as_dict(self) -> dict[str, t.Any]:
+        """One entry of the module's ``containers``."""
+        entry: dict[str, t.Any] = {
+            "hostname": self.label,
+            "vmid": self.container.vmid if self.container else None,
+            "node": self.container.node if self.container else None,
+            "changed": self.plan.changed,
+            "plan": [change.as_dict() for change in self.plan.changes],
+            "snapshots": [snapshot.as_dict() for snapshot in self.snapshots],
+            "tasks": self.log.as_list(),
+            "notes": self.plan.notes,
+        }
+        if self.failure:
+            entry["failure"] = self.failure.as_dict()
+        return entry
+
+
+# ------------------------------------------------------------------------------------------------------ the wish
+
+
+def make_wish(params: t.Mapping[str, t.Any], now: float | None = None) -> Wish:
+    """The wish that a module's options express.
+
+    Raises:
+        Failure: ``invalid_option``, naming the option and what would be right.
+    """
+    if not params["vmid"] and not params["hostname"]:
+        raise invalid("vmid", "give vmid or hostname, by which the containers are identified")
+    if params["node"] and (len(params["vmid"]) != 1 or params["hostname"]):
+        raise invalid("node", "it is of use with exactly one vmid")
+    if params["concurrency"] < 1:
+        raise invalid("concurrency", "at least one container has to be worked on at a time")
+    state, name, prefix = params["state"], params["name"], params["prefix"]
+    keep = {rule: count for rule, count in (params["keep"] or {}).items() if count is not None}
+    _check_name("prefix", prefix + "x")
+    if name is not None:
+        _check_name("name", name)
+    for rule, count in keep.items():
+        if count < 0:
+            raise invalid(f"keep.{rule}", f"{count} is less than nothing")
+    if params["keep"] is not None and not any(keep.values()):
+        raise invalid("keep", "no rule keeps anything; give one of " + ", ".join(RULES) + ", or leave keep out")
+    if state == "rolled_back":
+        if name is None:
+            raise invalid("name", "give the snapshot to roll back to")
+        if keep:
+            raise invalid("keep", "it has no meaning with state=rolled_back")
+    elif params["remove_newer"]:
+        raise invalid("remove_newer", "it has a meaning with state=rolled_back only")
+    if state == "absent" and name is None and not keep:
+        raise invalid("name", "give the snapshot to remove, or keep")
+    if state == "present" and name is None:
+        moment = datetime.fromtimestamp(time.time() if now is None else now, timezone.utc)
+        name = prefix + moment.strftime("%Y%m%d-%H%M%S")
+        _check_name("prefix", name)
+    return Wish(
+        state=state,
+        name=name,
+        prefix=prefix,
+        description=params["description"],
+        keep=keep or None,
+        zone=_zone(params["keep_timezone"]),
+        remove_newer=params["remove_newer"],
+        timeout=params["timeout"],
+    )
+
+
+def _check_name(option: str, name: str) -> None:
+    """The rule for names (``pve-snapshot-name`` and ``pve-configid`` of PVE/JSONSchema.pm)."""
+    if not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9_-]+", name):
+        raise invalid(option, f"{name!r} is not two or more letters, digits, - and _, of which the first is a letter")
+    if len(name) > LONGEST_NAME:
+        raise invalid(option, f"{name!r} has more than {LONGEST_NAME} characters")
+    if name in RESERVED:
+        raise invalid(option, f"{name!r} is a name that Proxmox uses itself")
+
+
+def _zone(name: str | None) -> tzinfo | None:
+    if not name:
+        return None
+    import zoneinfo  # noqa: PLC0415 - needed for this option only, and costs time
+
+    try:
+        return zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError):
+        raise invalid("keep_timezone", f"{name!r} is not a time zone such as Europe/Vienna") from None
+
+
+# ------------------------------------------------------------------------------------------------------ the plan
+
+
+def plan_snapshots(
+    wish: Wish,
+    container: Actual,
+    snapshots: t.Sequence[Snapshot],
+    rolls_back_to_any: bool = False,
+    now: float | None = None,
+) -> Plan:
+    """What has to be done to one container.
+
+    rolls_back_to_any: whether all its storages can go back to a snapshot that is not the newest.
+
+    Raises:
+        Failure: there is no such snapshot, or newer ones would be lost.
+    """
+    plan = Plan(running_after=container.running)
+    if wish.state == "rolled_back":
+        _plan_rollback(plan, wish, container, snapshots, rolls_back_to_any)
+        return plan
+    remaining = list(snapshots)
+    if wish.state == "present":
+        _plan_present(plan, wish, container, remaining, int(time.time() if now is None else now))
+    elif wish.name is not None:
+        _plan_absent(plan, wish.name, container, remaining)
+    if wish.keep:
+        _plan_retention(plan, wish, container, remaining)
+    return plan
+
+
+def _needs(container: Actual, why: str) -> list[Need]:
+    return [Need(vm_paths(container.vmid, container.pool), ("VM.Snapshot",), why)]
+
+
+def _plan_present(plan: Plan, wish: Wish, container: Actual, remaining: list[Snapshot], now: int) -> None:
+    name = wish.name or ""
+    existing = next((snapshot for snapshot in remaining if snapshot.name == name), None)
+    description = None if wish.description is None else wish.description.rstrip("\n")
+    if existing is None:
+        step = Step("snapshotted", "POST", f"{container.path}/snapshot", {"snapname": name})
+        if description:
+            step.params["description"] = description
+        step.add(f"snapshot {name}", None, description or "taken")
+        step.needs = _needs(container, "take a snapshot")
+        plan.steps.append(step)
+        remaining.append(Snapshot(name, now, description or ""))
+        return
+    _refuse_incomplete(existing, container)
+    if description is not None and description != existing.description:
+        step = Step("described", "PUT", f"{container.path}/snapshot/{name}/config", {"description": description})
+        step.add(f"snapshot {name} description", existing.description, description)
+        step.needs = _needs(container, "describe a snapshot")
+        plan.steps.append(step)
+
+
+def _refuse_incomplete(snapshot: Snapshot, container: Actual) -> None:
+    if snapshot.incomplete:
+        raise Failure(
+            "snapshot_incomplete",
+            f"The snapshot {snapshot.name} of {container.hostname} ({container.vmid}) is incomplete: its "
+            f"{snapshot.incomplete} was interrupted.",
+            "Remove it with 'state: absent'.",
+            vmid=container.vmid,
+            snapshot=snapshot.name,
+        )
+
+
+def _removal(container: Actual, snapshot: Snapshot) -> Step:
+    step = Step("removed a snapshot", "DELETE", f"{container.path}/snapshot/{snapshot.name}")
+    step.add(f"snapshot {snapshot.name}", snapshot.description or "taken", None)
+    step.needs = _needs(container, "remove a snapshot")
+    return step
+
+
+def _plan_absent(plan: Plan, name: str, container: Actual, remaining: list[Snapshot]) -> None:
+    for snapshot in [one for one in remaining if one.name == name]:
+        plan.steps.append(_removal(container, snapshot))
+        remaining.remove(snapshot)
+
+
+def _plan_retention(plan: Plan, wish: Wish, container: Actual, remaining: t.Sequence[Snapshot]) -> None:
+    """Remove, oldest first, what no rule keeps; snapshots without the prefix are somebody else's."""
+    own = [snapshot for snapshot in remaining if snapshot.name.startswith(wish.prefix)]
+    incomplete = [snapshot.name for snapshot in own if snapshot.incomplete]
+    if incomplete:
+        plan.notes.append(f"Incomplete snapshots neither count nor are removed: {', '.join(incomplete)}.")
+    complete = [snapshot for snapshot in own if not snapshot.incomplete]
+    rules = kept([Entry(one.name, one.time) for one in complete], wish.keep or {}, wish.zone)
+    for snapshot in sorted(complete, key=lambda one: one.time):
+        if rules[snapshot.name] is None:
+            plan.steps.append(_removal(container, snapshot))
+
+
+def _plan_rollback(
+    plan: Plan, wish: Wish, container: Actual, snapshots: t.Sequence[Snapshot], rolls_back_to_any: bool
+) -> None:
+    target = next((snapshot for snapshot in snapshots if snapshot.name == wish.name), None)
+    if target is None:
+        raise Failure(
+            "snapshot_missing",
+            f"{container.hostname} ({container.vmid}) has no snapshot {wish.name}.",
+            "There are: " + (", ".join(snapshot.name for snapshot in snapshots) or "none") + ".",
+            vmid=container.vmid,
+            snapshot=wish.name,
+        )
+    _refuse_incomplete(target, container)
+    newer = newer_snapshots(target, snapshots)
+    if newer and not wish.remove_newer and not rolls_back_to_any:
+        names = [snapshot.name for snapshot in newer]
+        raise Failure(
+            "would_lose_data",
+            f"{container.hostname} ({container.vmid}) has snapshots newer than {target.name}, which rolling back would "
+            f"have to remove: {', '.join(names)}.",
+            "Set 'remove_newer: true' if they may go.",
+            vmid=container.vmid,
+            snapshots=names,
+        )
+    if wish.remove_newer:
+        plan.steps += [_removal(container, snapshot) for snapshot in reversed(newer)]
+    step = Step("rolled back", "POST", f"{container.path}/snapshot/{target.name}/rollback")
+    step.add("rollback", None, target.name, RESTART if container.running else "live")
+    paths = vm_paths(container.vmid, container.pool)
+    step.needs = [Need(paths, ("VM.Snapshot", "VM.Snapshot.Rollback"), "roll back")]
+    plan.steps.append(step)
+    if container.running:
+        # Proxmox's own start=1 starts in a task of its own that outlives the rollback's: an explicit one is awaited.
+        plan.steps.append(power_step(container.path, "started", "start", paths, "stopped", "started"))
+
+
+def newer_snapshots(target: Snapshot, snapshots: t.Sequence[Snapshot]) -> list[Snapshot]:
+    """The snapshots that were taken after another one, oldest first.
+
+    Times have a resolution of one second: a descendant is newer at the same time as well.
+    """
+    parents = {snapshot.name: snapshot.parent for snapshot in snapshots}
+    newer = [
+        one
+        for one in snapshots
+        if one.name != target.name and (one.time > target.time or _descends(one.name, target.name, parents))
+    ]
+    return sorted(newer, key=lambda one: (one.time, _depth(one.name, parents)))
+
+
+def _ancestors(name: str, parents: t.Mapping[str, str | None]) -> list[str]:
+    found: list[str] = []
+    parent = parents.get(name)
+    while parent is not None and parent not in found:
+        found.append(parent)
+        parent = parents.get(parent)
+    return found
+
+
+def _descends(name: str, ancestor: str, parents: t.Mapping[str, str | None]) -> bool:
+    return ancestor in _ancestors(name, parents)
+
+
+def _depth(name: str, parents: t.Mapping[str, str | None]) -> int:
+    return len(_ancestors(name, parents))
+
+
+# ------------------------------------------------------------------------------------------------------- the work
+
+
+def read_snapshots(client: Client, node: str, vmid: int, name: str | None) -> tuple[Actual, list[Snapshot]]:
+    """A container and its snapshots, in one request: the pseudo entry at the end says whether it runs.
+
+    name: its hostname, when it is known.
+    """
+    container = Actual(vmid, node, current={"hostname": name} if name else {})
+    snapshots = []
+    for entry in client.get(f"nodes/{node}/lxc/{vmid}/snapshot") or []:
+        if entry["name"] == CURRENT:
+            container.status = "running" if int(entry.get("running") or 0) else "stopped"
+            continue
+        snapshots.append(
+            Snapshot(
+                name=str(entry["name"]),
+                time=int(entry.get("snaptime") or 0),
+                description=str(entry.get("description") or "").rstrip("\n"),
+                parent=entry.get("parent"),
+                incomplete=entry.get("snapstate"),
+            )
+        )
+    return container, snapshots
+
+
+class Snapshots:
+    """Does what a task wants to the snapshots of many containers.
+
+    concurrency: containers in work on each node.
+    """
+
+    def __init__(self, client: Client, check_mode: bool, concurrency: int) -> None:
+        self._client = client
+        self._check_mode = check_mode
+        self._concurrency = concurrency
+        self._cluster = Cluster(client)
+        self._watcher = TaskWatcher(client)
+        self._types: dict[str, str] | None = None
+
+    def run(
+        self, wish: Wish, vmids: t.Sequence[int], hostnames: t.Sequence[str], node: str | None = None
+    ) -> list[Result]:
+        """Do it; one container's failure does not stop the others.
+
+        node: where the one container is, which saves a request.
+
+        Raises:
+            Failure: before the first write, what concerns all: a container twice, and missing privileges.
+        """
+        results = self._find(vmids, hostnames, node)
+        in_parallel(lambda result: self._plan(result, wish), results)
+        needs = [need for result in results if not result.failure for need in result.plan.needs]
+        refuse_missing(self._client, needs)
+        if not self._check_mode:
+            work = [result for result in results if result.plan.changed and not result.failure]
+            by_node(
+                lambda result: self._apply(result, wish),
+                work,
+                lambda result: result.container.node if result.container else "",
+                self._concurrency,
+            )
+        return results
+
+    def _find(self, vmids: t.Sequence[int], hostnames: t.Sequence[str], node: str | None) -> list[Result]:
+        if node and len(vmids) == 1 and not hostnames:
+            return [Result(f"container {vmids[0]}", Actual(vmids[0], node))]
+        if hostnames:
+            names = {guest.name for guest in self._cluster.guests}
+            if set(hostnames) - names:
+                self._cluster.refresh(self._cluster.online_nodes)
+            self._cluster.name_the_nameless()
+        results = [self._locate(vmid=vmid) for vmid in vmids] + [self._locate(hostname=name) for name in hostnames]
+        seen: dict[int, str] = {}
+        for result in results:
+            if result.container:
+                vmid = result.container.vmid
+                if vmid in seen:
+                    raise invalid("hostname", f"{seen[vmid]} and {result.label} are the same container ({vmid})")
+                seen[vmid] = result.label
+        return results
+
+    def _locate(self, vmid: int | None = None, hostname: str | None = None) -> Result:
+        result = Result(hostname or f"container {vmid}")
+        try:
+            if vmid is not None:
+                guest = self._cluster.container(vmid)
+            else:
+                guest = self._cluster.by_hostname(hostname or "", exhaustive=False)
+            if guest is None:
+                raise Failure("not_found", f"{result.label} does not exist.", "Check the vmid or the hostname.")
+        except Failure as failure:
+            result.failure = failure
+            return result
+        known = {"hostname": guest.name} if guest.name else {}
+        result.label = guest.name or result.label
+        result.container = Actual(guest.vmid, guest.node, current=known, pool=guest.pool)
+        return result
+
+    def _plan(self, result: Result, wish: Wish) -> None:
+        found = result.container
+        if result.failure or found is None:
+            return
+        try:
+            read, result.snapshots = read_snapshots(self._client, found.node, found.vmid, found.current.get("hostname"))
+            result.container = replace(read, pool=found.pool)
+            any_of_them = wish.state == "rolled_back" and self._rolls_back_to_any(wish, result)
+            result.plan = plan_snapshots(wish, result.container, result.snapshots, any_of_them)
+        except Failure as failure:
+            result.failure = failure
+
+    def _rolls_back_to_any(self, wish: Wish, result: Result) -> bool:
+        """Whether all volumes are on storages that go back to any snapshot; only asked when that matters."""
+        target = next((snapshot for snapshot in result.snapshots if snapshot.name == wish.name), None)
+        if target is None or wish.remove_newer or not newer_snapshots(target, result.snapshots):
+            return False
+        container = result.container
+        if container is None:
+            return False
+        config = self._client.get(f"{container.path}/config")
+        if self._types is None:
+            listed = self._client.get("storage") or []
+            self._types = {str(entry["storage"]): str(entry["type"]) for entry in listed}
+        for key, text in config.items():
+            mount = properties.read(key, text) if properties.is_mount(key) else None
+            if mount is not None:
+                storage = properties.volume_of(mount["volume"]).storage if isinstance(mount, dict) else None
+                if self._types.get(storage or "") not in ROLL_BACK_TO_ANY:
+                    return False
+        return True
+
+    def _apply(self, result: Result, wish: Wish) -> None:
+        container = result.container
+        if container is None:
+            return
+        executor = Executor(self._client, self._watcher, VmidAllocator(self._client), wish.timeout)
+        result.log = executor.log
+        try:
+            executor.run(result.plan.steps, container.vmid, None)
+            name = container.current.get("hostname")
+            _container, result.snapshots = read_snapshots(self._client, container.node, container.vmid, name)
+        except Failure as failure:
+            result.failure = failure
+
+
+def diff_of(result: Result) -> dict[str, t.Any]:
+    """What changes of one container's snapshots, for ``--diff``."""
+    changes: list[Change] = result.plan.changes
+    return {
+        "before_header": result.label,
+        "after_header": result.label,
+        "before": {change.key: change.before for change in changes},
+        "after": {change.key: change.after for change in changes},
+    }
+
+
+def module_result(results: t.Sequence[Result]) -> dict[str, t.Any]:
+    """The result of ``lxc_snapshot``."""
+    failed = [(result.label, result.failure) for result in results if result.failure]
+    answer: dict[str, t.Any] = {
+        "changed": any(result.plan.changed for result in results),
+        "containers": [result.as_dict() for result in results],
+        "diff": [diff_of(result) for result in results if result.plan.changed],
+        "warnings": [f"{result.label}: {line}" for result in results for line in result.log.warnings],
+    }
+    if failed:
+        failure = combined(failed, len(results))
+        answer.update(msg=failure.sentence, failure=failure.as_dict())
+    return answer
