@@ -14,7 +14,7 @@ from http.cookies import SimpleCookie
 from urllib.parse import unquote
 
 from fakepve.model import PveError
-from fakepve.server import FakePve, params
+from fakepve.server import USER, FakePve, params
 from fakepve.shapes import PRIVILEGES
 
 # The paths that GET /access/permissions always looks at (reads-069).
@@ -111,6 +111,11 @@ class Access(FakePve):
         paths = [v["path"]] if v.get("path") else sorted({*PATHS, *(e[0] for acl in self.acl.values() for e in acl)})
         answer = {path: {p: int(flag) for p, flag in self.effective(who, path).items()} for path in paths}
         return {path: privileges for path, privileges in answer.items() if privileges or v.get("path")}
+
+    async def _cluster_status(self, request: t.Any) -> t.Any:
+        """permissions-021"""
+        self.require(request[USER], "/", "Sys.Audit")
+        return await super()._cluster_status(request)
 
     # ----------------------------------------------------------- login
 

@@ -9,16 +9,14 @@ import hashlib
 import json
 import re
 import typing as t
-from urllib.parse import parse_qsl
 
-from aiohttp import web
 from fakepve import schema as pve_schema
 from fakepve.lxc import FakeCt, format_size, option_exists, parse_mount, parse_size, split_props
 from fakepve.model import PveError
-from fakepve.server import collect
 
 from .options import is_volume, normal, print_mount, refusal, reworded, split_list
 from .volumes import Volumes
+from .wire import given
 
 PREFIX = "/api2/json"
 UNKNOWN = "property is not defined in schema and the schema does not allow additional properties"
@@ -79,30 +77,11 @@ class Configuration(Volumes):
     # ---------------------------------------------------------- parameters
 
     @staticmethod
-    async def _given(request: web.Request) -> dict[str, t.Any]:
-        """The parameters as sent, with those that are empty."""
-        given = collect(parse_qsl(request.rel_url.raw_query_string, keep_blank_values=True))
-        body = await request.read()
-        if not body or request.content_type == "multipart/form-data":
-            return given
-        if request.content_type == "application/json":
-            try:
-                content = json.loads(body)
-            except ValueError as error:  # errors-248
-                raise PveError(
-                    500, f"malformed JSON string, neither tag, array, object, number, string or atom: {error}"
-                ) from None
-            if not isinstance(content, dict):  # errors-249
-                raise PveError(500, "Not a HASH reference at /usr/share/perl5/PVE/APIServer/AnyEvent.pm line 978.")
-            return {**given, **content}
-        return {**given, **collect(parse_qsl(body.decode(), keep_blank_values=True))}
-
-    @staticmethod
-    def _checked(info: dict[str, t.Any], given: dict[str, t.Any], lxc: bool) -> tuple[dict[str, t.Any], dict[str, str]]:
+    def _checked(info: dict[str, t.Any], sent: dict[str, t.Any], lxc: bool) -> tuple[dict[str, t.Any], dict[str, str]]:
         """The parameters as Proxmox takes them, and why it refuses some."""
         properties = (info.get("parameters") or {}).get("properties", {})
-        values, errors = dict(given), {}
-        for key, value in given.items():
+        values, errors = dict(sent), {}
+        for key, value in sent.items():
             schema = properties.get(key) or properties.get(re.sub(r"\d+$", "[n]", key)) or {}
             kind = schema.get("type")
             if kind == "boolean" and not isinstance(value, bool) and str(value) not in ("0", "1"):
@@ -127,7 +106,7 @@ class Configuration(Volumes):
             text = f"Method '{request.method} {request.path.removeprefix(PREFIX)}' not implemented"
             raise PveError(501, text)
         lxc = match.template.startswith("/nodes/{node}/lxc")
-        values, errors = self._checked(info, await self._given(request), lxc)
+        values, errors = self._checked(info, await given(request), lxc)
         if errors:
             declared = (info.get("parameters") or {}).get("properties", {})
             sound = {**values, **{key: value for key, value in match.params.items() if key in declared}}

@@ -81,14 +81,13 @@ class Containers(Configuration, Backups):
         mounts = {
             key: self._with_storage(str(options.pop(key)), storage) for key in list(options) if MOUNT.fullmatch(key)
         }
-        # Storages come before options (permissions-226, 227), and directories are for root@pam alone.
+        # In some order; here the volumes first, as they ask for most (permissions-226, 227, 230 to 234).
+        asked = {**mounts, **dict(sorted(options.items(), key=lambda item: item[0] == "ostype"))}
+        self._check_modify_perm(user, vmid, pool, None, asked, [], 1 if unprivileged is None else unprivileged)
         for value in mounts.values() if mounts else [f"{storage}:4"]:
             if is_volume(parse_mount(value)):
                 self._check_new_volume(parse_mount(value)["volume"], user, vmid)
         self._check_archive(user, archive, restore)
-        self._check_modify_perm(
-            user, vmid, pool, None, {**options, **mounts}, [], 1 if unprivileged is None else unprivileged
-        )
         if mounts and "rootfs" not in mounts:
             raise PveError(500, "mount points configured, but 'rootfs' not set - aborting")
         if "hookscript" in options:
@@ -252,7 +251,7 @@ class Containers(Configuration, Backups):
                     raise TaskError(running)
                 log(f"forced to stop CT {vmid} before destroying!")
                 ct.status, ct.pid = "stopped", None
-            for _key, mount in ct.volumes():
+            for _key, mount in sorted(ct.volumes(), key=lambda item: item[0] != "rootfs"):
                 if self.clones_of(mount["volume"]):
                     name = mount["volume"].partition(":")[2]
                     raise TaskError(f"base volume '{name}' is still in use by linked clones")

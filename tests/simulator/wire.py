@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 import time
 import typing as t
 from dataclasses import asdict, dataclass, field
-from urllib.parse import unquote
+from urllib.parse import parse_qsl, unquote
 
 from aiohttp import web
 from fakepve.model import PveError
-from fakepve.server import SECRET_KEYS, FakePve, params
+from fakepve.server import SECRET_KEYS, FakePve, collect
 
 PREFIX = "/api2/json"
 
@@ -56,6 +57,24 @@ class Requests(list[Request]):
     def to_json(self) -> list[dict[str, t.Any]]:
         """As plain data."""
         return [asdict(request) for request in self]
+
+
+async def given(request: web.Request) -> dict[str, t.Any]:
+    """The parameters of a request as sent, with those that are empty."""
+    values: dict[str, t.Any] = collect(parse_qsl(request.rel_url.raw_query_string, keep_blank_values=True))
+    body = await request.read()
+    if not body or request.content_type == "multipart/form-data":
+        return values
+    if request.content_type != "application/json":
+        return {**values, **collect(parse_qsl(body.decode(), keep_blank_values=True))}
+    try:
+        content = json.loads(body)
+    except ValueError as error:  # errors-248
+        text = f"malformed JSON string, neither tag, array, object, number, string or atom: {error}"
+        raise PveError(500, text) from None
+    if not isinstance(content, dict):  # errors-249
+        raise PveError(500, "Not a HASH reference at /usr/share/perl5/PVE/APIServer/AnyEvent.pm line 978.")
+    return {**values, **content}
 
 
 class Wire(FakePve):
@@ -112,10 +131,10 @@ class Wire(FakePve):
     async def _read(request: web.Request) -> dict[str, t.Any]:
         """The parameters as sent, secrets left out."""
         try:
-            given = await params(request)
-        except (PveError, OSError, web.HTTPException):
+            values = await given(request)
+        except (PveError, OSError, ValueError, web.HTTPException):
             return {}
-        return {key: "***" if key in SECRET_KEYS else value for key, value in given.items()}
+        return {key: "***" if key in SECRET_KEYS else value for key, value in values.items()}
 
     async def _plain(self, request: web.Request, handler: t.Any) -> web.StreamResponse:
         """Answers that Proxmox gives without a JSON body."""
