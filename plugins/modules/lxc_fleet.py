@@ -143,7 +143,11 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.options import a
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.fleet import Engine, Ownership
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.progress import reporter
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.results import fleet_result
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import declare_fleet, fleet_options
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import (
+    check_fleet,
+    declare_fleet,
+    fleet_options,
+)
 
 
 def main():
@@ -154,6 +158,7 @@ def main():
 
     def work(connect):
         params = module.params
+        check_fleet(params)
         fleet = declare_fleet(params["containers"], params["defaults"], params["owner"])
         ownership = Ownership(params["owner"], params["prune"], params["prune_tags"])
         with reporter(params["progress_path"]) as report:

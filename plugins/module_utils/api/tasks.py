@@ -76,6 +76,12 @@ def node_of(upid: str) -> str:
     return match.group("node") if match else ""
 
 
+def user_of(upid: str) -> str:
+    """The user (``root@pam``) or token (``root@pam!name``) that has started a task."""
+    match = UPID.match(upid)
+    return match.group("user") if match else ""
+
+
 class TaskWatcher:
     """Waits for tasks on any number of nodes. Safe to use from several threads."""
 

@@ -28,6 +28,7 @@ class Guest:
 
     kind: ``lxc`` or ``qemu``.
     name: None while the cluster does not know it yet.
+    lock: of the operation that is under way, such as ``create``.
     current: whether name and status were read from the node.
     """
 
@@ -39,12 +40,18 @@ class Guest:
     template: bool = False
     pool: str | None = None
     tags: tuple[str, ...] = ()
+    lock: str | None = None
     current: bool = False
 
     @property
     def current_status(self) -> str | None:
         """The status, when it was read from the node."""
         return self.status if self.current and self.status != "unknown" else None
+
+    @property
+    def is_being_made(self) -> bool:
+        """True while its creation has not come to the end, where the configuration with the name is written."""
+        return self.kind == "lxc" and self.lock == "create" and self.name in (None, f"CT{self.vmid}")
 
 
 def in_parallel(work: t.Callable[[Item], Answer], items: t.Sequence[Item]) -> list[Answer]:
@@ -137,8 +144,13 @@ class Cluster:
             )
         return guest
 
-    def refresh(self, nodes: t.Iterable[str]) -> None:
-        """Read the names and states of the containers on some nodes where they are current (one request each)."""
+    def refresh(self, nodes: t.Iterable[str], again: bool = False) -> None:
+        """Read the names and states of the containers on some nodes where they are current (one request each).
+
+        again: also from nodes that were read before.
+        """
+        if again:
+            self._listed.difference_update(nodes := list(nodes))
         fresh = [node for node in dict.fromkeys(nodes) if node not in self._listed and self._nodes.get(node, True)]
         answers = in_parallel(lambda node: self._client.get(f"nodes/{node}/lxc") or [], fresh)
         guests = self._read()
@@ -178,6 +190,21 @@ class Cluster:
             self._refuse_unknown_names(hostname)
         return found[0] if found else None
 
+    def refuse_offline(self, guest: Guest) -> None:
+        """Refuse a guest whose node is known to be down, of which nothing can be read.
+
+        Raises:
+            Failure: ``node_offline``.
+        """
+        if not self._nodes.get(guest.node, True):
+            raise Failure(
+                "node_offline",
+                f"{guest.name or guest.vmid} is on {guest.node}, which is offline.",
+                "Bring the node back.",
+                vmid=guest.vmid,
+                nodes=[guest.node],
+            )
+
     def _named(self, hostname: str) -> list[Guest]:
         return [guest for guest in self.guests if guest.kind == "lxc" and guest.name == hostname]
 
@@ -202,17 +229,16 @@ class Cluster:
 
 
 def _guest(entry: t.Mapping[str, t.Any]) -> Guest:
-    name = entry.get("name")
-    status = str(entry.get("status") or "unknown")
     return Guest(
         vmid=int(entry["vmid"]),
         kind=str(entry["type"]),
         node=str(entry["node"]),
-        name=str(name) if (name and status != "unknown") or (name and entry.get("type") == "qemu") else None,
-        status=status,
+        name=str(entry["name"]) if entry.get("name") else None,
+        status=str(entry.get("status") or "unknown"),
         template=bool(int(entry.get("template") or 0)),
         pool=entry.get("pool") or None,
         tags=properties.read("tags", entry.get("tags")) or (),
+        lock=entry.get("lock") or None,
     )
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import refuse_missing
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
-from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import TaskWatcher
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import TaskWatcher, type_of, user_of
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.addresses import configured_addresses
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import (
@@ -30,6 +30,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.cluster import C
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.converge import converge_plan
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import (
     RECREATE,
+    RESTART,
     VMID,
     Actual,
     Plan,
@@ -104,14 +105,20 @@ class Outcome:
                 after[change.key] = change.after
         return {"before": before, "after": after}
 
+    def _waiting(self, check_mode: bool) -> list[str]:
+        """The keys whose new value waits for the next stop, or would wait for it."""
+        waiting = waiting_keys(self.after) if self.after else []
+        if not check_mode:
+            return waiting
+        if any(step.action in ("stopped", "restarted") or "restart" in step.params for step in self.plan.steps):
+            return []
+        made = [change for step in self.plan.steps for change in step.changes]
+        settled = {change.key for change in made}
+        return [key for key in waiting if key not in settled] + [c.key for c in made if c.effect == RESTART]
+
     def as_dict(self, check_mode: bool) -> dict[str, t.Any]:
         """The return values that every container-shaped result has."""
-        waiting = waiting_keys(self.after) if self.after else []
-        if check_mode:
-            waiting = [
-                change.key for change in self.plan.changes if change.effect == "restart" and change.request is not None
-            ] + waiting
-            waiting = [] if any(step.action == "restarted" for step in self.plan.steps) else waiting
+        waiting = self._waiting(check_mode)
         return {
             "changed": self.changed,
             "container": self.container(check_mode),
@@ -138,7 +145,7 @@ class Ownership:
 
     def policy(self, tags: t.Collection[str]) -> str:
         """What becomes of an owned container with these tags."""
-        return next((policy for tag, policy in self.prune_tags.items() if tag in tags), self.prune)
+        return next((policy for tag, policy in self.prune_tags.items() if tag.lower() in tags), self.prune)
 
 
 class Engine:
@@ -218,8 +225,11 @@ class Engine:
             guest = self._cluster.container(declared.vmid)
         else:
             guest = self._cluster.by_hostname(declared.hostname or "", exhaustive=declared.state != "absent")
+        if guest is None and declared.vmid is None and self._await_creations([declared]):
+            guest = self._cluster.by_hostname(declared.hostname or "", exhaustive=False)
         if guest is None:
             return None
+        self._cluster.refuse_offline(guest)
         actual = read_container(self._client, guest.node, guest.vmid, guest.current_status)
         if actual and declared.vmid is None and actual.hostname != declared.hostname:
             # The cluster's list still had a name that the container has lost.
@@ -243,6 +253,7 @@ class Engine:
         else:
             cluster.refresh(self._involved_nodes(fleet))
         cluster.name_the_nameless()
+        self._await_creations(fleet)
         outcomes = [Outcome(declared) for declared in fleet]
         in_parallel(self._locate, outcomes)
         matched: dict[int, str] = {}
@@ -256,6 +267,36 @@ class Engine:
         named = {declared.hostname for declared in fleet if declared.vmid is None}
         declared_ids = {declared.vmid for declared in fleet} | {g.vmid for g in cluster.guests if g.name in named}
         return outcomes + self._find_undeclared(ownership, {*matched, *filter(None, declared_ids)})
+
+    def _await_creations(self, fleet: t.Sequence[Declared]) -> bool:
+        """Wait for what this user or token is creating already; False when there is nothing like that.
+
+        A container has no name until the end of its creation. Without waiting, a run after one that was interrupted
+        would create it a second time.
+        """
+        names = {guest.name for guest in self._cluster.guests}
+        making = {str(guest.vmid): guest.node for guest in self._cluster.guests if guest.is_being_made}
+        nodes = sorted(set(making.values()) & set(self._cluster.online_nodes))
+        if not nodes or all(declared.vmid is not None or declared.hostname in names for declared in fleet):
+            return False
+        upids = []
+        for node in nodes:
+            for entry in self._client.get(f"nodes/{node}/tasks", source="active", limit=500) or []:
+                upid = str(entry.get("upid"))
+                own = user_of(upid) == self._client.credentials.identity
+                if own and type_of(upid) in ("vzcreate", "vzrestore") and str(entry.get("id")) in making:
+                    upids.append(upid)
+        in_parallel(self._await_end, [(upid, max(declared.timeout for declared in fleet)) for upid in upids])
+        self._cluster.refresh(nodes, again=True)
+        return True
+
+    def _await_end(self, awaited: tuple[str, int]) -> None:
+        """Wait for a task that somebody else has started; how it ends is not of interest here."""
+        try:
+            self._watcher.wait(*awaited)
+        except Failure as failure:
+            if failure.code == "timeout":
+                raise
 
     def _involved_nodes(self, fleet: t.Sequence[Declared]) -> list[str]:
         vmids = {declared.vmid for declared in fleet}
@@ -273,6 +314,7 @@ class Engine:
             else:
                 guest = self._cluster.by_hostname(declared.hostname or "", exhaustive=False)
             if guest is not None:
+                self._cluster.refuse_offline(guest)
                 actual = read_container(self._client, guest.node, guest.vmid, guest.current_status)
                 if actual is not None:
                     actual.pool = guest.pool
@@ -303,7 +345,10 @@ class Engine:
     def _place(self, outcomes: t.Sequence[Outcome]) -> None:
         """Give new containers without a node one: evenly by ``spread``, then by number, then by memory in use."""
         new = [o for o in outcomes if o.before is None and not o.declared.node and not o.failure and not o.pruned]
-        new = [o for o in new if o.declared.spread is not None and o.declared.state != "absent"]
+        # A clone is made where its source is: volumes of most storages cannot be copied to another node.
+        new = [
+            o for o in new if o.declared.spread is not None and o.declared.state != "absent" and not o.declared.clone
+        ]
         if not new:
             return
         nodes = self._cluster.online_nodes
@@ -532,7 +577,7 @@ def refuse_contradictions(fleet: t.Sequence[Declared]) -> None:
         facts: list[tuple[str, t.Any]] = []
         if declared.vmid is not None:
             facts.append(("vmid", declared.vmid))
-        if declared.hostname and declared.state != "absent":
+        if declared.hostname and (declared.state != "absent" or declared.vmid is None):
             facts.append(("hostname", declared.hostname))
         for net in _networks(declared) if declared.state != "absent" else ():
             if net.get("hwaddr"):

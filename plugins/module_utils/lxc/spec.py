@@ -304,7 +304,7 @@ def declare_fleet(
         Failure: ``invalid_option``, naming the container and the option.
     """
     if owner is not None:
-        _normal("tags", "owner", [owner])
+        _check_tag("owner", owner)
     fleet = []
     given = {name: value for name, value in defaults.items() if value is not None}
     for index, container in enumerate(containers):
@@ -315,6 +315,28 @@ def declare_fleet(
         declared.owner = owner.lower() if owner else None
         fleet.append(declared)
     return fleet
+
+
+def check_fleet(params: t.Mapping[str, t.Any]) -> None:
+    """Refuse options of a fleet that are not about one container.
+
+    Raises:
+        Failure: ``invalid_option``, naming the option.
+    """
+    if params["concurrency"] < 1:
+        raise invalid("concurrency", f"{params['concurrency']} is less than 1")
+    for tag, policy in params["prune_tags"].items():
+        _check_tag("prune_tags", str(tag))
+        if policy not in PRUNE_POLICIES:
+            raise invalid("prune_tags", f"{tag}: {policy!r} is not one of {', '.join(PRUNE_POLICIES)}")
+    if not params["owner"] and (params["prune"] != "none" or params["prune_tags"]):
+        option = "prune_tags" if params["prune_tags"] else "prune"
+        raise invalid(option, "it needs owner, the tag that says what belongs to the fleet")
+
+
+def _check_tag(option: str, tag: str) -> None:
+    if len(_normal("tags", option, [tag]) or ()) != 1 or re.search(r"[,; ]", tag):
+        raise invalid(option, f"{tag!r} is not one tag")
 
 
 _PLAIN = (
