@@ -6,5 +6,6 @@
 from __future__ import annotations
 
 from ansible_collections.lxcri.proxmox.tests.simulator.plugin import certificates, cluster, simulator
+from ansible_collections.lxcri.proxmox.tests.wire.support import impatient, lxc
 
-__all__ = ["certificates", "cluster", "simulator"]
+__all__ = ["certificates", "cluster", "impatient", "lxc", "simulator"]
