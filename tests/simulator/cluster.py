@@ -75,6 +75,10 @@ class Cluster(Wire, Resources, Containers, Access):
             self._pool_join(ct.pool, ct.vmid)
         if ct.status == "running":
             ct.pid = next(self._ct_pids)
+        if ct.template:
+            # Its volumes are those that linked clones need.
+            for key, _mount in ct.volumes():
+                ct.config[key] = ct.config[key].replace(":subvol-", ":basevol-")
         self.adopt_volumes(ct)
         self.settle(ct)
         return ct

@@ -105,6 +105,18 @@ class Process:
         self._process.terminate()
         self._process.communicate(timeout=20)
 
+    def close(self) -> None:
+        """Close its standard input, as when this process had died."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+
+    def wait(self) -> int:
+        """Its exit status."""
+        status = self._process.wait(timeout=20)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+        return status
+
 
 @pytest.fixture
 def simulator(request: pytest.FixtureRequest, tmp_path: Path) -> t.Iterator[Process]:

@@ -9,6 +9,7 @@ import json
 import time
 import typing as t
 import urllib.error
+from pathlib import Path
 
 import pytest
 from ansible_collections.lxcri.proxmox.tests.simulator.plugin import Process, certificates, cluster, simulator
@@ -402,3 +403,18 @@ def test_a_process_of_its_own(simulator: Process) -> None:
     address = simulator.address
     assert simulator.options["api_port"] == address["port"]
     assert simulator.environment["PROXMOX_TOKEN_ID"] == "demo"
+
+
+def test_the_process_ends_with_whoever_started_it(tmp_path: Path) -> None:
+    """At the end of its standard input."""
+    process = Process(tmp_path / "simulator")
+    process.close()
+    assert process.wait() == 0
+
+
+def test_a_template_has_base_volumes(cluster: Simulator, client: Client) -> None:
+    """So that it can be cloned."""
+    cluster.call("add_ct", 900, name="golden", node="pve1", template=True)
+    assert client.do("POST", f"{NODE}/lxc/900/clone", newid=901) == "OK"
+    rootfs = client.get(f"{NODE}/lxc/901/config")["rootfs"]
+    assert rootfs == "local-zfs:basevol-900-disk-0/subvol-901-disk-0,size=8G"
