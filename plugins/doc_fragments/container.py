@@ -440,7 +440,8 @@ options:
   containers:
     description:
       - The containers. Each has the options of M(lxcri.proxmox.lxc_container).
-      - A new container without C(node) is placed on the node with the fewest containers.
+      - A new container without C(node) is placed on the node with the fewest containers, and a clone on the node of
+        its source.
     type: list
     elements: dict
     required: true

@@ -15,7 +15,7 @@ description:
     M(lxcri.proxmox.lxc_container).
   - Finding everything as declared costs one request for each container, one for each node and one for the cluster.
   - A container that fails does not stop the others. The task fails at the end and names all that failed.
-  - Running it again after an interruption finishes the work.
+  - Running it again after an interruption finishes the work. What the interrupted run was creating is awaited first.
   - While it runs, it shows a line for each finished step. When the module runs on another host than the controller,
     no lines are shown.
 seealso:
@@ -43,7 +43,7 @@ options:
     type: str
   prune:
     description:
-      - What becomes of a container that carries the tag O(owner) but is not in the list any more.
+      - What becomes of a container that carries the tag O(owner) but is not in the list any more. It needs O(owner).
       - V(delete) removes it B(with its volumes), even when it is running.
     type: str
     choices: [none, stop, delete]
