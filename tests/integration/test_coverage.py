@@ -1,0 +1,108 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Nothing is without a test, a place in the action group, and a line in the documentation."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import typing as t
+
+import pytest
+import yaml
+from ansible.module_utils import basic
+from ansible_collections.lxcri.proxmox.tests.integration.playbook import ROOT
+
+MODULES = sorted(path.stem for path in (ROOT / "plugins/modules").glob("*.py") if path.stem != "__init__")
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
+
+
+class Specification(Exception):
+    """Thrown instead of running a module."""
+
+
+def specification(module: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, t.Any]:
+    """The argument specification with which a module starts."""
+    found: dict[str, t.Any] = {}
+
+    def stop(self: t.Any, argument_spec: dict[str, t.Any], **_others: t.Any) -> None:
+        found.update(argument_spec)
+        raise Specification
+
+    loaded = importlib.import_module(f"ansible_collections.lxcri.proxmox.plugins.modules.{module}")
+    monkeypatch.setattr(basic.AnsibleModule, "__init__", stop)
+    with pytest.raises(Specification):
+        loaded.main()
+    return found
+
+
+def option_names(options: t.Mapping[str, t.Any]) -> t.Iterator[str]:
+    """The names of options and of their suboptions."""
+    for name, option in options.items():
+        yield name
+        yield from option_names(option.get("options") or {})
+
+
+def text_of(*kinds: str) -> str:
+    """The text of the tests and scenarios, without this one."""
+    files = [
+        path for kind in kinds for path in (ROOT / "tests" / kind).rglob("*.py") if path.name != "test_coverage.py"
+    ]
+    files += (ROOT / "extensions/molecule").rglob("*.yml")
+    return "\n".join(path.read_text(encoding="utf-8") for path in files)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_option_occurs_in_a_test(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = set(option_names(specification(module, monkeypatch)))
+    words = set(re.findall(r"\w+", text_of("unit", "wire", "integration", "lab")))
+    assert names
+    assert sorted(names - words) == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_every_module_is_run_by_tests(module: str) -> None:
+    wire = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests/wire").glob("test_*.py"))
+    wire += "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests/wire").glob("support*.py"))
+    assert f'"{module}"' in wire, f"{module} has no test in tests/wire"
+
+
+def test_all_modules_are_in_the_action_group() -> None:
+    runtime = yaml.safe_load((ROOT / "meta/runtime.yml").read_text(encoding="utf-8"))
+    with_api = [
+        module
+        for module in MODULES
+        if "lxcri.proxmox.api\n" in (ROOT / f"plugins/modules/{module}.py").read_text(encoding="utf-8")
+    ]
+    assert sorted(runtime["action_groups"]["api"]) == with_api
+    assert set(with_api) <= set(MODULES)
+
+
+@pytest.mark.parametrize("name", [*MODULES, *ROLES])
+def test_the_readme_names_every_module_and_role(name: str) -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    [row] = re.findall(rf"^\| \[`{name}`\]\((\S+)\) \| \S.*\|$", readme, re.MULTILINE)
+    assert (ROOT / row).exists()
+
+
+def test_links_of_the_documents_lead_somewhere() -> None:
+    documents = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "roles").rglob("*.md")]
+    documents += (ROOT / "examples").rglob("*.md")
+    broken = []
+    for document in documents:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text(encoding="utf-8")):
+            if not re.match(r"https?:|mailto:", target) and not (document.parent / target).exists():
+                broken.append(f"{document.relative_to(ROOT)}: {target}")
+    assert broken == []
+
+
+def test_every_failure_code_of_the_guide_exists() -> None:
+    guide = (ROOT / "docs/containers.md").read_text(encoding="utf-8")
+    section = guide.split("## Failures")[1].split("\n## ")[0]
+    codes = {
+        code for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for code in re.findall(r"`(\w+)`", row)
+    }
+    source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "plugins/module_utils").rglob("*.py"))
+    assert codes
+    assert sorted(code for code in codes if f'"{code}"' not in source) == []
