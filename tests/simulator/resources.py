@@ -86,6 +86,23 @@ class Resources(FakePve):
                 entry["status"] = "unknown"
         return entries
 
+    def _vm_resources(self, user: str) -> list[dict[str, t.Any]]:
+        """VMs, which share the ids with containers."""
+        return [
+            {
+                "id": vm.guest,
+                "type": "qemu",
+                "node": vm.node,
+                "name": vm.name,
+                "vmid": vm.vmid,
+                "status": vm.status,
+                "template": int(vm.template),
+                **self._vm_usage(vm),
+            }
+            for vm in self.vms
+            if self.allowed(user, f"/vms/{vm.vmid}", "VM.Audit")
+        ]
+
     async def _resources(self, request: t.Any) -> t.Any:
         """Anything but `type` is refused, and so is a type that is none (errors-166, 167)."""
         errors = {}
@@ -104,7 +121,7 @@ class Resources(FakePve):
                 if self.allowed(user, f"/pool/{name}", "Pool.Audit"):
                     answer.append({"id": f"/pool/{name}", "type": "pool", "pool": name})
         if kind in (None, "vm"):
-            answer += self.ct_resources(user, kind)
+            answer += self.ct_resources(user, kind) + self._vm_resources(user)
         if kind in (None, "node"):
             for name, state in sorted(self.nodes.items()):
                 online = state.get("online", True)

@@ -174,6 +174,10 @@ class Cluster:
         """
         self.name_the_nameless()
         found = self._named(hostname)
+        if len(found) > 1:
+            # The cluster's list may still have the name for a container that has given it up.
+            self.refresh(guest.node for guest in found if not guest.current)
+            found = self._named(hostname)
         if not found and exhaustive:
             self.refresh(self.online_nodes)
             found = self._named(hostname)
