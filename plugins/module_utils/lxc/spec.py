@@ -394,7 +394,8 @@ def _normal(key: str, option: str, value: t.Any) -> t.Any:
         raise invalid(option, str(error)) from None
     default = properties.default_of(key)
     if normal is None and not isinstance(default, (str, tuple, dict)):
-        raise invalid(option, f"it must not be empty; use 'unset: [{key}]' to remove it")
+        hint = "" if key in NEVER_UNSET else f"; use 'unset: [{key}]' to remove it"
+        raise invalid(option, f"it must not be empty{hint}")
     return normal
 
 
