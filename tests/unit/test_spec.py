@@ -162,7 +162,7 @@ def test_secrets_are_not_logged() -> None:
         ({"cores": 0}, "cores", "the least is 1"),
         ({"tty": 9}, "tty", "the most is 6"),
         ({"hostname": "web_1"}, "hostname", "'web_1'"),
-        ({"hostname": ""}, "hostname", "unset: [hostname]"),
+        ({"hostname": ""}, "hostname", "must not be empty"),
         ({"timezone": ""}, "timezone", "unset: [timezone]"),
         ({"tags": ["with space"], "nameserver": ["x"]}, "nameserver", "is not an IP address"),
         ({"tags": ["a!"]}, "tags", "'a!'"),
