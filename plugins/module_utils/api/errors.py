@@ -65,7 +65,8 @@ _ROOT_HINT = f"Only {ROOT_ONLY} may do this; it is refused to every API token, a
 _SENTENCES: tuple[tuple[str, str, str], ...] = (
     (
         "lock_timeout",
-        r"(can't lock file '(?P<file>[^']+)' - got timeout|got lock (request )?timeout|cfs-lock '[^']+' error)",
+        r"(can't lock file '(?P<file>[^']+)' - got timeout|got lock (request )?timeout|cfs-lock '[^']+' error|"
+        r"obtain guest migration lock)",
         "Another task holds the lock; run again when it has ended.",
     ),
     (

@@ -292,7 +292,7 @@ def _is_done_already(step: Step, failure: Failure) -> bool:
         return step.path.endswith("/status/start")
     if failure.code == "not_running":
         return step.path.endswith(("/status/stop", "/status/shutdown"))
-    if failure.code == "not_found":
+    if failure.code in ("not_found", "snapshot_missing"):
         return step.method == "DELETE"
     return failure.code == "already_at_size"
 

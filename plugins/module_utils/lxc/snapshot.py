@@ -9,7 +9,7 @@ import re
 import time
 import typing as t
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone, tzinfo
+from datetime import datetime, timezone
 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import Need, refuse_missing
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client
@@ -22,7 +22,12 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.converge import 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import RESTART, Actual, Change, Plan, Step
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.privileges import vm_paths
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import invalid
-from ansible_collections.lxcri.proxmox.plugins.module_utils.retention import RULES, Entry, kept
+from ansible_collections.lxcri.proxmox.plugins.module_utils.retention import (
+    RULES,
+    Entry,
+    future_dated,
+    retain,
+)
 
 STATES = ("present", "absent", "rolled_back")
 # "current" is the pseudo entry at the end of every list (PVE/API2/LXC/Snapshot.pm).
@@ -73,7 +78,7 @@ class Wish:
     prefix: str = "lxcri-"
     description: str | None = None
     keep: t.Mapping[str, int] | None = None
-    zone: tzinfo | None = None
+    zone: str | None = None
     remove_newer: bool = False
     timeout: int = 600
 
@@ -119,6 +124,8 @@ def make_wish(params: t.Mapping[str, t.Any], now: float | None = None) -> Wish:
         raise invalid("vmid", "give vmid or hostname, by which the containers are identified")
     if params["node"] and (len(params["vmid"]) != 1 or params["hostname"]):
         raise invalid("node", "it is of use with exactly one vmid")
+    if "" in params["hostname"]:
+        raise invalid("hostname", "a name is empty")
     if params["concurrency"] < 1:
         raise invalid("concurrency", "at least one container has to be worked on at a time")
     state, name, prefix = params["state"], params["name"], params["prefix"]
@@ -150,7 +157,7 @@ def make_wish(params: t.Mapping[str, t.Any], now: float | None = None) -> Wish:
         prefix=prefix,
         description=params["description"],
         keep=keep or None,
-        zone=_zone(params["keep_timezone"]),
+        zone=_checked_zone(params["keep_timezone"]),
         remove_newer=params["remove_newer"],
         timeout=params["timeout"],
     )
@@ -166,15 +173,14 @@ def _check_name(option: str, name: str) -> None:
         raise invalid(option, f"{name!r} is a name that Proxmox uses itself")
 
 
-def _zone(name: str | None) -> tzinfo | None:
+def _checked_zone(name: str | None) -> str | None:
     if not name:
         return None
-    import zoneinfo  # noqa: PLC0415 - needed for this option only, and costs time
-
     try:
-        return zoneinfo.ZoneInfo(name)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError):
+        retain([], {}, name)
+    except ValueError:
         raise invalid("keep_timezone", f"{name!r} is not a time zone such as Europe/Vienna") from None
+    return name
 
 
 # ------------------------------------------------------------------------------------------------------ the plan
@@ -198,13 +204,14 @@ def plan_snapshots(
     if wish.state == "rolled_back":
         _plan_rollback(plan, wish, container, snapshots, rolls_back_to_any)
         return plan
-    remaining = list(snapshots)
+    moment = int(time.time() if now is None else now)
+    remaining = oldest_first(snapshots)
     if wish.state == "present":
-        _plan_present(plan, wish, container, remaining, int(time.time() if now is None else now))
+        _plan_present(plan, wish, container, remaining, moment)
     elif wish.name is not None:
         _plan_absent(plan, wish.name, container, remaining)
     if wish.keep:
-        _plan_retention(plan, wish, container, remaining)
+        _plan_retention(plan, wish, container, remaining, moment)
     return plan
 
 
@@ -233,12 +240,18 @@ def _plan_present(plan: Plan, wish: Wish, container: Actual, remaining: list[Sna
         plan.steps.append(step)
 
 
+def _called(container: Actual) -> str:
+    """A container in a sentence; its hostname is not always read."""
+    name = container.current.get("hostname")
+    return f"{name} ({container.vmid})" if name else f"container {container.vmid}"
+
+
 def _refuse_incomplete(snapshot: Snapshot, container: Actual) -> None:
     if snapshot.incomplete:
         raise Failure(
             "snapshot_incomplete",
-            f"The snapshot {snapshot.name} of {container.hostname} ({container.vmid}) is incomplete: its "
-            f"{snapshot.incomplete} was interrupted.",
+            f"The snapshot {snapshot.name} of {_called(container)} is incomplete: its {snapshot.incomplete} was "
+            "interrupted.",
             "Remove it with 'state: absent'.",
             vmid=container.vmid,
             snapshot=snapshot.name,
@@ -258,17 +271,28 @@ def _plan_absent(plan: Plan, name: str, container: Actual, remaining: list[Snaps
         remaining.remove(snapshot)
 
 
-def _plan_retention(plan: Plan, wish: Wish, container: Actual, remaining: t.Sequence[Snapshot]) -> None:
-    """Remove, oldest first, what no rule keeps; snapshots without the prefix are somebody else's."""
+def _plan_retention(plan: Plan, wish: Wish, container: Actual, remaining: t.Sequence[Snapshot], now: int) -> None:
+    """Remove, oldest first, what no rule keeps; snapshots without the prefix are somebody else's.
+
+    remaining: oldest first, with what is about to be taken.
+    """
     own = [snapshot for snapshot in remaining if snapshot.name.startswith(wish.prefix)]
     incomplete = [snapshot.name for snapshot in own if snapshot.incomplete]
     if incomplete:
         plan.notes.append(f"Incomplete snapshots neither count nor are removed: {', '.join(incomplete)}.")
-    complete = [snapshot for snapshot in own if not snapshot.incomplete]
-    rules = kept([Entry(one.name, one.time) for one in complete], wish.keep or {}, wish.zone)
-    for snapshot in sorted(complete, key=lambda one: one.time):
-        if rules[snapshot.name] is None:
-            plan.steps.append(_removal(container, snapshot))
+    complete = {one.name: one for one in own if not one.incomplete}
+    entries = [Entry(name, one.time, order=place) for place, (name, one) in enumerate(complete.items())]
+    future = [str(entry.identity) for entry in future_dated(entries, now)]
+    if future:
+        plan.notes.append(f"Snapshots dated in the future take the places of others: {', '.join(future)}.")
+    for verdict in reversed(retain(entries, wish.keep or {}, wish.zone)):
+        snapshot = complete[str(verdict.entry.identity)]
+        if verdict.keep:
+            continue
+        if wish.state == "present" and snapshot.name == wish.name:
+            plan.notes.append(f"No rule keeps {snapshot.name}; it stays because it is declared.")
+            continue
+        plan.steps.append(_removal(container, snapshot))
 
 
 def _plan_rollback(
@@ -278,8 +302,8 @@ def _plan_rollback(
     if target is None:
         raise Failure(
             "snapshot_missing",
-            f"{container.hostname} ({container.vmid}) has no snapshot {wish.name}.",
-            "There are: " + (", ".join(snapshot.name for snapshot in snapshots) or "none") + ".",
+            f"There is no snapshot {wish.name} of {_called(container)}.",
+            "There are: " + (", ".join(snapshot.name for snapshot in oldest_first(snapshots)) or "none") + ".",
             vmid=container.vmid,
             snapshot=wish.name,
         )
@@ -289,8 +313,8 @@ def _plan_rollback(
         names = [snapshot.name for snapshot in newer]
         raise Failure(
             "would_lose_data",
-            f"{container.hostname} ({container.vmid}) has snapshots newer than {target.name}, which rolling back would "
-            f"have to remove: {', '.join(names)}.",
+            f"Rolling {_called(container)} back to {target.name} would have to remove the snapshots that are newer: "
+            f"{', '.join(names)}.",
             "Set 'remove_newer: true' if they may go.",
             vmid=container.vmid,
             snapshots=names,
@@ -310,15 +334,26 @@ def _plan_rollback(
 def newer_snapshots(target: Snapshot, snapshots: t.Sequence[Snapshot]) -> list[Snapshot]:
     """The snapshots that were taken after another one, oldest first.
 
-    Times have a resolution of one second: a descendant is newer at the same time as well.
+    Times have a resolution of one second, and clocks are set back: a descendant is newer whatever its time is.
     """
     parents = {snapshot.name: snapshot.parent for snapshot in snapshots}
-    newer = [
+    return [
         one
-        for one in snapshots
-        if one.name != target.name and (one.time > target.time or _descends(one.name, target.name, parents))
+        for one in oldest_first(snapshots)
+        if one.name != target.name and (one.time > target.time or target.name in _ancestors(one.name, parents))
     ]
-    return sorted(newer, key=lambda one: (one.time, _depth(one.name, parents)))
+
+
+def oldest_first(snapshots: t.Sequence[Snapshot]) -> list[Snapshot]:
+    """By time, and each after those that it descends from, whatever their times are; the API has no order."""
+    times = {snapshot.name: snapshot.time for snapshot in snapshots}
+    parents = {snapshot.name: snapshot.parent for snapshot in snapshots}
+
+    def place(snapshot: Snapshot) -> tuple[int, int, str]:
+        above = _ancestors(snapshot.name, parents)
+        return max(times.get(name, 0) for name in (snapshot.name, *above)), len(above), snapshot.name
+
+    return sorted(snapshots, key=place)
 
 
 def _ancestors(name: str, parents: t.Mapping[str, str | None]) -> list[str]:
@@ -328,14 +363,6 @@ def _ancestors(name: str, parents: t.Mapping[str, str | None]) -> list[str]:
         found.append(parent)
         parent = parents.get(parent)
     return found
-
-
-def _descends(name: str, ancestor: str, parents: t.Mapping[str, str | None]) -> bool:
-    return ancestor in _ancestors(name, parents)
-
-
-def _depth(name: str, parents: t.Mapping[str, str | None]) -> int:
-    return len(_ancestors(name, parents))
 
 
 # ------------------------------------------------------------------------------------------------------- the work
@@ -361,7 +388,7 @@ def read_snapshots(client: Client, node: str, vmid: int, name: str | None) -> tu
                 incomplete=entry.get("snapstate"),
             )
         )
-    return container, snapshots
+    return container, oldest_first(snapshots)
 
 
 class Snapshots:
@@ -429,6 +456,7 @@ class Snapshots:
                 guest = self._cluster.by_hostname(hostname or "", exhaustive=False)
             if guest is None:
                 raise Failure("not_found", f"{result.label} does not exist.", "Check the vmid or the hostname.")
+            self._cluster.refuse_offline(guest)
         except Failure as failure:
             result.failure = failure
             return result
