@@ -796,6 +796,7 @@ def test_a_restore_over_a_container_names_what_is_replaced() -> None:
     plan = make_plan(restore_over(), there(mp0=DATA), Actual(0, "pve1", current={"rootfs": ROOTFS}))
     assert [step.action for step in plan.steps] == ["restored", "started"]
     assert plan.steps[0].params["force"] is True
+    assert plan.converge, "what the backup holds is only certain afterwards"
     lost = {change.key: change.before for change in plan.steps[0].changes if change.after is None}
     assert lost == {"rootfs": ROOTFS, "mp0": DATA}
 
