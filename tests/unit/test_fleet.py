@@ -537,6 +537,19 @@ def test_what_is_declared_but_ambiguous_is_not_pruned() -> None:
     assert {102, 106} <= set(cluster.containers)
 
 
+@pytest.mark.parametrize("tags", [None, "other", "database;shop"])
+def test_tags_decide_as_they_are_now_not_as_the_cluster_lists_them(tags: str | None) -> None:
+    """The list lags behind: somebody may just have taken the tag away so that the container stays."""
+    cluster = SmallCluster(nodes=("pve1", "pve2"))
+    cluster.add(101, "web-0", tags="shop")
+    cluster.add(102, "web-1", node="pve2", **({"tags": tags} if tags else {}))
+    stale = [{**entry, **({"tags": "shop"} if entry.get("vmid") == 102 else {})} for entry in cluster._resources()]
+    cluster._resources = lambda: stale  # type: ignore[method-assign]
+    outcomes = run(cluster, WEB, owner="shop", ownership=Ownership("shop", "delete", {"database": "none"}))
+    assert codes(outcomes) == [None]
+    assert 102 in cluster.containers
+
+
 # -------------------------------------------------------------------------------------------------- privileges
 
 

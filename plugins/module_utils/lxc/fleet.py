@@ -338,7 +338,11 @@ class Engine:
                     declared = Declared(state=state, vmid=guest.vmid, hostname=guest.name)
                 found.append(Outcome(declared, pruned=True))
         in_parallel(self._locate, found)
-        return found
+        # The cluster's list lags behind: what has lost the tag, or has got one with another policy, is left to the
+        # next run.
+        return [
+            outcome for outcome in found if outcome.before is None or _is_pruned(outcome.before, ownership, outcome)
+        ]
 
     # --------------------------------------------------------------------------------------------- placement
 
@@ -527,6 +531,13 @@ def _own_steps(plan: Plan) -> list[Step]:
         return plan.steps
     making = next(n for n, step in enumerate(plan.steps) if step.action in ("cloned", "restored"))
     return plan.steps[: making + 1]
+
+
+def _is_pruned(actual: Actual, ownership: Ownership, outcome: Outcome) -> bool:
+    """Whether the tags that a container has now are still a reason for what is to become of it."""
+    tags = properties.read("tags", actual.current.get("tags")) or ()
+    state = {"delete": "absent", "stop": "stopped"}.get(ownership.policy(tags))
+    return str(ownership.owner).lower() in tags and state == outcome.declared.state
 
 
 def _name_requests(plan: Plan, vmid: int) -> None:
