@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import typing as t
 from dataclasses import dataclass
 from unittest import mock
@@ -205,6 +206,42 @@ class Lxc:
     def add(self, vmid: int = 201, **settings: t.Any) -> t.Any:
         """A container that has been there for long."""
         return self.cluster.call("add_ct", vmid, **{"name": f"web-{vmid - 200}", **settings})
+
+
+def on_request(
+    cluster: Simulator,
+    method: str,
+    suffix: str,
+    act: t.Callable[[Cluster, t.Any], t.Any],
+    times: int = 1,
+    after: bool = False,
+) -> None:
+    """Have something happen at the next requests that match: before, or after, they are carried out.
+
+    act: a function, which may be a coroutine, of the cluster and the request.
+    """
+    simulated = cluster.cluster
+    original = simulated._plain
+    left = [times]
+
+    async def plain(request: t.Any, handler: t.Any) -> t.Any:
+        matches = request.method == method and request.path.endswith(suffix) and left[0] > 0
+        if matches:
+            left[0] -= 1
+        answer = await original(request, handler) if after or not matches else None
+        if matches:
+            outcome = act(simulated, request)
+            if inspect.isawaitable(outcome):
+                await outcome
+        return answer or await original(request, handler)
+
+    cluster.call(lambda _cluster: setattr(simulated, "_plain", plain))
+
+
+def reset(_cluster: Cluster, request: t.Any) -> None:
+    """Close the connection of a request without an answer (for on_request)."""
+    request.transport.close()
+    raise ConnectionResetError("the connection was reset")
 
 
 @pytest.fixture

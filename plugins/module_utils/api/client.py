@@ -223,6 +223,9 @@ class Client:
             options.update(token_name=it.token_id, token_value=it.token_secret)
         else:
             options.update(password=it.password)
+        if it.verify is False:
+            # It was asked for; a warning for each connection on stderr would help nobody.
+            urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         for attempt in range(1, READ_TRIES + 1):
             try:
                 api = proxmoxer.ProxmoxAPI(it.host, backend="https", **options)
