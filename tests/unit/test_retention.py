@@ -133,6 +133,75 @@ def test_gaps_expire_nothing() -> None:
     assert kept(retain(times, {"daily": 3}, UTC)) == ["2026-04-01", "2026-02-15", "2026-01-01"]
 
 
+# The facts of Proxmox's own cases (src/test/prune_backups_test.pm of pve-storage), each oldest first.
+TWO_YEARS = [
+    "2018-05-26T11:18:21",
+    "2019-12-31T11:18:21",
+    "2019-12-31T11:18:51 protected",
+    "2019-12-31T11:19:21",
+    "2020-01-01T11:18:21",
+    "2020-01-01T12:18:21",
+]
+THREE_DAYS = ["2019-12-25T12:18:21", "2019-12-31T12:18:21", "2020-01-01T12:18:21"]
+OVER_A_WEEKEND = ["2020-12-03T12:18:21", "2020-12-04T12:18:21", "2020-12-07T12:18:21"]
+A_CENTURY = ["1970-01-01T00:01:23", "2070-01-01T00:01:00"]
+
+
+@pytest.mark.parametrize(
+    ("times", "keep", "marks"),
+    [
+        (TWO_YEARS, {"last": 3}, "- - p k k k"),
+        (TWO_YEARS, {"weekly": 2}, "k - p - - k"),
+        (TWO_YEARS, {"hourly": 0, "daily": 1, "weekly": 1, "monthly": 1}, "k - p k - k"),
+        (TWO_YEARS, {"hourly": 4, "daily": 0}, "k - p k k k"),
+        (TWO_YEARS, {"hourly": 0, "daily": 0, "weekly": 0, "monthly": 0, "yearly": 2}, "- - p k - k"),
+        (TWO_YEARS, {"last": 2, "hourly": 2}, "k - p k k k"),
+        (TWO_YEARS, {"last": 1, "monthly": 2}, "k - p k - k"),
+        (TWO_YEARS, {"monthly": 3}, "k - p k - k"),
+        (TWO_YEARS, {"last": 1, "daily": 1, "weekly": 1}, "k - p k - k"),
+        (TWO_YEARS, {"last": 1, "hourly": 0, "daily": 1, "weekly": 1, "monthly": 0, "yearly": 0}, "k - p k - k"),
+        (TWO_YEARS, {"daily": 2}, "- - p k - k"),
+        (TWO_YEARS, {"weekly": 1, "monthly": 1}, "k - p - - k"),
+        (TWO_YEARS, {"weekly": 1, "yearly": 1}, "k - p - - k"),
+        (TWO_YEARS, {}, "k k p k k k"),
+        (TWO_YEARS, dict.fromkeys(RULES, 0), "k k p k k k"),
+        # The month is held by what the weekly rule keeps.
+        (THREE_DAYS, {"daily": 1, "weekly": 1, "monthly": 1}, "k - k"),
+        (OVER_A_WEEKEND, {"daily": 1, "weekly": 1}, "- k k"),
+        (A_CENTURY, {"yearly": 1}, "- k"),
+    ],
+)
+def test_the_marks_are_those_of_proxmox(times: list[str], keep: dict[str, int], marks: str) -> None:
+    dated = [Entry(text, at(text.removesuffix(" protected")), text.endswith(" protected")) for text in times]
+    found = rules(retain(dated, keep, UTC))
+    shown = {None: "-", "protected": "p"}
+    assert " ".join(shown.get(found[text], "k") for text in times) == marks
+
+
+def test_rules_apply_in_their_own_order_whatever_that_of_the_mapping_is() -> None:
+    times = entries("2026-02-02", "2026-02-01", "2026-01-31", "2025-12-31")
+    keep = {"yearly": 2, "monthly": 2, "last": 1}
+    verdicts = retain(times, keep, UTC)
+    assert rules(verdicts) == {
+        "2026-02-02": "last",
+        "2026-02-01": None,
+        "2026-01-31": "monthly",
+        "2025-12-31": "monthly",
+    }
+    assert rules(retain(times, dict(reversed(keep.items())), UTC)) == rules(verdicts)
+
+
+def test_the_order_in_which_entries_come_does_not_matter() -> None:
+    times = entries("2026-02-02", "2026-02-01", "2026-01-31", "2025-12-31")
+    keep = {"last": 1, "monthly": 1}
+    assert retain(times, keep, UTC) == retain(list(reversed(times)), keep, UTC)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_there_may_be_fewer_entries_than_a_rule_would_keep(rule: str) -> None:
+    assert kept(retain(entries("2026-02-02", "2020-02-02"), {rule: 99}, UTC)) == ["2026-02-02", "2020-02-02"]
+
+
 # ------------------------------------------------------------------------------------------------- the time zone
 
 
@@ -168,6 +237,33 @@ def test_without_a_time_zone_it_is_that_of_the_machine(monkeypatch: pytest.Monke
     finally:
         monkeypatch.undo()
         time.tzset()
+
+
+def test_a_day_that_is_left_and_entered_again_is_one_period() -> None:
+    """In St. John's summer time ended at 00:01: 23 hours and a second evening of the day before follow."""
+    before = Entry("midnight", at("2006-10-29T00:00", ST_JOHNS))
+    again = Entry("evening again", at("2006-10-28T23:30", ST_JOHNS, fold=1))
+    evening = Entry("evening", at("2006-10-28T23:30", ST_JOHNS))
+    assert evening.created < before.created < again.created
+    assert rules(retain([before, again, evening], {"daily": 3}, ST_JOHNS)) == {
+        "evening again": "daily",
+        "midnight": "daily",
+        "evening": None,
+    }
+
+
+def test_a_date_that_a_country_has_skipped_is_no_day() -> None:
+    """Samoa went from the 29th to the 31st of December 2011, over the date line."""
+    zone = "Pacific/Apia"
+    times = [Entry(day, at(f"2011-12-{day}T12:00", zone)) for day in ("28", "29", "31")]
+    assert times[2].created - times[1].created == 86400
+    assert kept(retain(times, {"daily": 3}, zone)) == ["31", "29", "28"]
+
+
+def test_a_week_begins_at_the_midnight_before_monday_of_the_time_zone() -> None:
+    times = [Entry("sunday", at("2026-03-01T23:30", VIENNA)), Entry("monday", at("2026-03-02T00:30", VIENNA))]
+    assert kept(retain(times, {"weekly": 2}, VIENNA)) == ["monday", "sunday"]
+    assert kept(retain(times, {"weekly": 2}, UTC)) == ["monday"]
 
 
 # ---------------------------------------------------------------------------------------------- special entries
@@ -261,6 +357,38 @@ def second_reading(times: list[Entry], keep: dict[str, int], zone: str) -> set[t
     return {entry.identity for entry in keeping} | {entry.identity for entry in times if entry.protected}
 
 
+def third_reading(times: list[Entry], keep: dict[str, int], zone: str) -> set[t.Hashable]:
+    """What is kept, period by period over the whole list: each period is a bag of entries, newest bag first.
+
+    A bag that holds a kept entry is left as it is. Of the others the rule empties so many as it has a number for,
+    keeps the newest entry of each, and throws the rest away. A bag is judged by what no rule has thrown away or kept.
+    """
+    if not any(keep.values()):
+        return {entry.identity for entry in times}
+    newest_first = sorted(times, key=lambda entry: -entry.created)
+    kept_so_far: set[t.Hashable] = set()
+    gone: set[t.Hashable] = set()
+    for rule in RULES:
+        if not keep.get(rule):
+            continue
+        bags: dict[t.Hashable, list[Entry]] = {}
+        for entry in newest_first:
+            if not entry.protected:
+                moment = datetime.fromtimestamp(entry.created, ZoneInfo(zone))
+                bag = entry.identity if rule == "last" else moment.strftime(FORMATS[rule])
+                bags.setdefault(bag, []).append(entry)
+        open_bags = [
+            left
+            for bag in bags.values()
+            if not kept_so_far.intersection(entry.identity for entry in bag)
+            and (left := [entry for entry in bag if entry.identity not in gone])
+        ]
+        for bag in sorted(open_bags, key=lambda left: newest_first.index(left[0]))[: keep[rule]]:
+            kept_so_far.add(bag[0].identity)
+            gone.update(entry.identity for entry in bag[1:])
+    return kept_so_far | {entry.identity for entry in times if entry.protected}
+
+
 def clustered() -> st.SearchStrategy[int]:
     """Moments of which many share a period, around the ends of years and of summer time, and anywhere."""
     anchors = [at("2025-12-31T23:00"), at("2026-10-25T00:30"), at("2006-10-29T02:00"), at("2026-03-29T00:30")]
@@ -284,6 +412,19 @@ def test_it_agrees_with_a_second_reading(times: list[tuple[int, bool]], keep: di
     verdicts = retain(given_entries, keep, zone)
     assert {verdict.entry.identity for verdict in verdicts} == {entry.identity for entry in given_entries}
     assert set(kept(verdicts)) == second_reading(given_entries, keep, zone)
+
+
+@given(
+    st.lists(st.tuples(clustered(), st.sampled_from([False] * 5 + [True]))),
+    KEEP,
+    st.sampled_from([UTC, VIENNA, "America/New_York", "Asia/Kathmandu"]),
+)
+def test_it_agrees_with_a_reading_period_by_period(
+    times: list[tuple[int, bool]], keep: dict[str, int], zone: str
+) -> None:
+    """In zones where a day is never left and entered again, a rule ends between two periods of its own."""
+    given_entries = [Entry(number, created, protected) for number, (created, protected) in enumerate(times)]
+    assert set(kept(retain(given_entries, keep, zone))) == third_reading(given_entries, keep, zone)
 
 
 @given(st.lists(clustered(), min_size=1), KEEP.filter(lambda keep: any(keep.values())))
