@@ -276,6 +276,42 @@ def test_an_interrupted_run_is_finished_by_the_next_without_duplicates(
     assert fleet(*names(9)).result["changed"] is False
 
 
+def create(cluster: Simulator, user: str, seconds: float) -> None:
+    """Somebody has a container web-1 created, which takes this long."""
+    cluster.cluster.ct_secs["create"] = seconds
+    values = {"node": "pve2", "vmid": "300", "hostname": "web-1", "ostemplate": TEMPLATE, "rootfs": "local-zfs:4"}
+    cluster.call("_lxc_create", user, {**values, "memory": 256})
+
+
+@pytest.mark.parametrize("cluster", [{"time_scale": 1}], indirect=True)
+@pytest.mark.parametrize("count", [1, 3])
+def test_what_the_same_token_is_creating_is_awaited(fleet: Fleet, cluster: Simulator, count: int) -> None:
+    # A virtual machine of the same name is none of its business.
+    cluster.call("add_vm", 100, "web-1", node="pve1")
+    create(cluster, cluster.token_id, 1.0)
+    check = fleet(*names(count), check_mode=True)
+    assert (check.codes(), check.entries["web-1"]["vmid"]) == ({}, 300)
+    cluster.call("set_option", "time_scale", 0.02)
+    run = fleet(*names(count))
+    assert run.result["summary"] == {"created": count - 1, "changed": 1, "unchanged": 0, "pruned": 0, "failed": 0}
+    assert sorted(table(cluster)) == [entry["hostname"] for entry in names(count)]
+
+
+@pytest.mark.parametrize("cluster", [{"time_scale": 1}], indirect=True)
+def test_what_others_are_creating_is_not_awaited(fleet: Fleet, cluster: Simulator) -> None:
+    create(cluster, "root@pam", 30)
+    began = time.monotonic()
+    run = fleet({"hostname": "web-2"}, {"hostname": "web-3"}, check_mode=True)
+    assert run.result["summary"]["created"] == 2
+    assert time.monotonic() - began < 5
+    # And what exists, or is known by its id, needs no waiting for anything.
+    create_own = {"node": "pve3", "vmid": "301", "hostname": "x", "ostemplate": TEMPLATE, "rootfs": "local-zfs:4"}
+    cluster.call("_lxc_create", cluster.token_id, create_own)
+    populate(cluster, 1)
+    assert fleet(*names(1), {"vmid": 400, "node": "pve1"}, check_mode=True).codes() == {}
+    assert time.monotonic() - began < 5
+
+
 # ------------------------------------------------------------------------------------------- placement
 
 

@@ -274,7 +274,7 @@ class Engine:
         A container has no name until the end of its creation. Without waiting, a run after one that was interrupted
         would create it a second time.
         """
-        names = {guest.name for guest in self._cluster.guests}
+        names = {guest.name for guest in self._cluster.guests if guest.kind == "lxc"}
         making = {str(guest.vmid): guest.node for guest in self._cluster.guests if guest.is_being_made}
         nodes = sorted(set(making.values()) & set(self._cluster.online_nodes))
         if not nodes or all(declared.vmid is not None or declared.hostname in names for declared in fleet):
