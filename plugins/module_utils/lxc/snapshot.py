@@ -85,7 +85,10 @@ class Wish:
 
 @dataclass
 class Result:
-    """What became of one container's snapshots."""
+    """What became of one container's snapshots.
+
+    hostname: by which it was asked for; None when by its vmid.
+    """
 
     label: str
     container: Actual | None = None
@@ -93,6 +96,7 @@ class Result:
     plan: Plan = field(default_factory=Plan)
     log: Log = field(default_factory=Log)
     failure: Failure | None = None
+    hostname: str | None = None
 
     def as_dict(self) -> dict[str, t.Any]:
         """One entry of the module's ``containers``."""
@@ -417,6 +421,7 @@ class Snapshots:
         """
         results = self._find(vmids, hostnames, node)
         in_parallel(lambda result: self._plan(result, wish), results)
+        self._refuse_lost_names(results)
         needs = [need for result in results if not result.failure for need in result.plan.needs]
         refuse_missing(self._client, needs)
         if not self._check_mode:
@@ -448,7 +453,7 @@ class Snapshots:
         return results
 
     def _locate(self, vmid: int | None = None, hostname: str | None = None) -> Result:
-        result = Result(hostname or f"container {vmid}")
+        result = Result(hostname or f"container {vmid}", hostname=hostname)
         try:
             if vmid is not None:
                 guest = self._cluster.container(vmid)
@@ -476,6 +481,24 @@ class Snapshots:
             result.plan = plan_snapshots(wish, result.container, result.snapshots, any_of_them)
         except Failure as failure:
             result.failure = failure
+
+    def _refuse_lost_names(self, results: t.Sequence[Result]) -> None:
+        """Read the names of what is to be changed where they are current; the cluster's list lags behind."""
+        named = [result for result in results if result.hostname and result.plan.changed]
+        if not named:
+            return
+        self._cluster.refresh(result.container.node for result in named if result.container)
+        for result in named:
+            guest = self._cluster.guest(result.container.vmid) if result.container else None
+            if guest and guest.current and guest.name != result.hostname:
+                result.plan = Plan()
+                result.failure = Failure(
+                    "not_found",
+                    f"Container {guest.vmid} is called {guest.name} by now, no longer {result.hostname}.",
+                    "Give the vmid, or run again in ten seconds, when the cluster knows the new names.",
+                    vmid=guest.vmid,
+                    hostname=guest.name,
+                )
 
     def _rolls_back_to_any(self, wish: Wish, result: Result) -> bool:
         """Whether all volumes are on storages that go back to any snapshot; only asked when that matters."""
