@@ -110,10 +110,10 @@ def test_a_path_without_a_leading_slash_is_below_the_root() -> None:
 def test_sub_keys_with_a_hyphen_are_options_with_an_underscore() -> None:
     declared = task(
         vmid=101,
-        networks=[{"name": "eth0", "host_managed": True}],
+        networks=[{"name": "eth0", "bridge": "vmbr0", "host_managed": True}],
         devices=[{"path": "/dev/fuse", "deny_write": True}],
     )
-    assert declared.config["net0"] == {"name": "eth0", "host-managed": True}
+    assert declared.config["net0"] == {"name": "eth0", "bridge": "vmbr0", "host-managed": True}
     assert declared.config["dev0"] == {"path": "/dev/fuse", "deny-write": True}
 
 
@@ -187,7 +187,12 @@ def test_secrets_are_not_logged() -> None:
         ({"networks": [{"name": "eth0"}, {"name": "eth0"}]}, "networks", "eth0 is used by net0 and by net1"),
         ({"networks": [{"name": "eth0", "ip": "10.0.0.1"}]}, "networks[0]", "ip: '10.0.0.1'"),
         ({"networks": [{"name": "eth0", "tag": 5000}]}, "networks[0]", "tag: 5000 is too large"),
-        ({"networks": [{"name": "eth0", "host_managed": True, "ip6": "auto"}]}, "net0", "no ip6=auto"),
+        (
+            {"networks": [{"name": "eth0", "bridge": "vmbr0", "host_managed": True, "ip6": "auto"}]},
+            "net0",
+            "no ip6=auto",
+        ),
+        ({"networks": [{"name": "eth0"}]}, "net0.bridge", "needs a bridge"),
         ({"devices": [{"path": "/etc/passwd"}]}, "devices[0]", "'/etc/passwd'"),
         ({"devices": [{"path": "/dev/fuse", "mode": "666"}]}, "devices[0]", "'666'"),
         ({"unset": ["bogus"]}, "unset", "'bogus' is not a key"),

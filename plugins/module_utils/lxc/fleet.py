@@ -12,6 +12,7 @@ import threading
 import typing as t
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from urllib.parse import unquote
 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import refuse_missing
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client
@@ -218,7 +219,7 @@ class Engine:
     def _find_one(self, declared: Declared) -> Actual | None:
         """One container by as few requests as there are: two with vmid and node, else three."""
         if declared.vmid is not None and declared.node:
-            actual = read_container(self._client, declared.node, declared.vmid)
+            actual = self._read_declared(declared, declared.node, declared.vmid)
             if actual is not None:
                 return self._with_pool(declared, actual)
         if declared.vmid is not None:
@@ -237,6 +238,17 @@ class Engine:
             guest = self._cluster.by_hostname(declared.hostname or "", exhaustive=True)
             actual = read_container(self._client, guest.node, guest.vmid) if guest else None
         return self._with_pool(declared, actual) if actual else None
+
+    def _read_declared(self, declared: Declared, node: str, vmid: int) -> Actual | None:
+        """A container by its id and node, or None when there is none as far as one may know."""
+        try:
+            return read_container(self._client, node, vmid)
+        except Failure as failure:
+            # Proxmox refuses before it says whether there is such a container. One that is yet to be made in a pool
+            # can only be read when it is in there.
+            if failure.code != "permission_denied" or not declared.pool or declared.state == "absent":
+                raise
+            return None
 
     def _with_pool(self, declared: Declared, actual: Actual) -> Actual:
         if declared.pool:
@@ -549,7 +561,8 @@ def _name_requests(plan: Plan, vmid: int) -> None:
 
 def _working_node(outcome: Outcome) -> str:
     """The node whose daemon carries out the steps."""
-    return outcome.plan.steps[0].path.split("/")[1]
+    paths = (step.path.split("/") for step in outcome.plan.steps)
+    return next((parts[1] for parts in paths if parts[0] == "nodes"), "")
 
 
 def _final_node(outcome: Outcome) -> str:
@@ -568,13 +581,17 @@ def parse_config(text: str) -> dict[str, t.Any]:
     Comment lines at the top are the description, URL-encoded.
     """
     config: dict[str, t.Any] = {}
+    description = ""
     for line in text.splitlines():
         if line.startswith("["):
             break
+        if line.startswith("#"):
+            description += unquote(line[1:]) + "\n"
+            continue
         key, colon, value = line.partition(":")
         if colon and properties.key_of(key.strip()):
             config[key.strip()] = value.strip()
-    return config
+    return {**config, "description": description} if description else config
 
 
 def refuse_contradictions(fleet: t.Sequence[Declared]) -> None:

@@ -443,6 +443,8 @@ def _check(declared: Declared, params: t.Mapping[str, t.Any]) -> None:
     _check_unset(declared)
     _check_unique(declared)
     for key, value in declared.config.items():
+        if key.startswith("net") and value and not value.get("bridge"):
+            raise invalid(f"{key}.bridge", "an interface needs a bridge, such as vmbr0")
         if key.startswith("net") and value and value.get("host-managed") and value.get("ip6") == "auto":
             raise invalid(key, "host-managed interfaces have no ip6=auto")
 
