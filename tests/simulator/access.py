@@ -108,7 +108,10 @@ class Access(FakePve):
         who = v.get("userid") or user
         if who not in (user, user.partition("!")[0]):
             self.require(user, "/access", "Sys.Audit")
-        paths = [v["path"]] if v.get("path") else sorted({*PATHS, *(e[0] for acl in self.acl.values() for e in acl)})
+        members = {f"/vms/{vmid}" for ids in self.pools.values() for vmid in ids}
+        members |= {f"/storage/{name}" for info in self.pool_info.values() for name in info["storage"]}
+        listed = {*PATHS, *members, *(entry[0] for acl in self.acl.values() for entry in acl)}
+        paths = [v["path"]] if v.get("path") else sorted(listed)
         answer = {path: {p: int(flag) for p, flag in self.effective(who, path).items()} for path in paths}
         return {path: privileges for path, privileges in answer.items() if privileges or v.get("path")}
 

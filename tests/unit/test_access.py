@@ -43,7 +43,9 @@ PERMISSIONS: dict[str, dict[str, int]] = {
         ("/", "Sys.Modify", False),
         ("/storage/local", "Datastore.AllocateSpace", True),
         ("/storage/local-zfs", "Datastore.AllocateSpace", False),  # not below /storage/local
-        ("/sdn/*", "SDN.Use", True),
+        ("/sdn/zones/*/vnet1", "SDN.Use", True),
+        ("/sdn/zones/*/vnet2", "SDN.Use", False),
+        ("/sdn/*", "SDN.Use", False),  # one component
         ("/sdn/zones/localnetwork/vmbr0", "SDN.Use", False),
         ("/pool/*", "VM.Allocate", True),
         ("/pools/*", "VM.Allocate", False),
@@ -79,7 +81,7 @@ def test_what_only_root_may_do_is_granted_by_nothing() -> None:
 
 
 def test_refusal_names_privilege_path_and_purpose() -> None:
-    bridge = Need(("/sdn/zones/localnetwork/vmbr0", "/sdn/*"), ("SDN.Use",), "use the bridge vmbr0")
+    bridge = Need(("/sdn/zones/localnetwork/vmbr0", "/sdn/zones/*"), ("SDN.Use",), "use the bridge vmbr0")
     failure = refusal([ALLOCATE, bridge], "ci@pve!t1")
     assert failure.code == "permission_denied"
     assert failure.message == (

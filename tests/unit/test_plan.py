@@ -21,6 +21,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import (
     waiting_keys,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.plan import make_plan
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.privileges import CONFIG_PRIVILEGES
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import Declared
 
 ROOTFS = "local-zfs:subvol-101-disk-0,size=8G"
@@ -824,7 +825,7 @@ def test_the_pool_is_changed() -> None:
     assert [(step.method, step.path, step.params) for step in plan.steps] == [
         ("PUT", "pools/p1", {"vms": 101, "allow-move": True})
     ]
-    assert [need.paths for need in plan.needs] == [("/pool/p1",), ("/pool/p0",)]
+    assert [need.paths for need in plan.needs] == [("/pool/p1",), ("/pool/p0",), ("/vms/101", "/pool/p0")]
     actual.pool = "p1"
     assert not make_plan(declare(pool="p1"), actual).changed
 
@@ -873,7 +874,11 @@ def privileges(steps: t.Sequence[Step]) -> set[tuple[str, str]]:
         ({"hostname": "x"}, {}, {("/vms/101", "VM.Config.Network")}),
         ({"tags": ["x"]}, {}, {("/vms/101", "VM.Config.Options")}),
         ({"unset": ["tags"]}, {"tags": "x"}, {("/vms/101", "VM.Config.Options")}),
-        ({"features": {"nesting": True}}, {}, {("/vms/101", "VM.Allocate")}),
+        (
+            {"features": {"nesting": True}},
+            {},
+            {("/vms/101", "VM.Allocate"), ("/vms/101", "|".join(CONFIG_PRIVILEGES))},
+        ),
         (
             {"features": {"nesting": True}},
             {"unprivileged": 0},

@@ -142,7 +142,7 @@ class Lxc:
         """Log in as root@pam with the password, who alone may do everything."""
         for name in ("api_token_id", "api_token_secret"):
             self.options.pop(name, None)
-        self.options["api_password"] = self.cluster.password
+        self.options.update(api_user=self.cluster.user, api_password=self.cluster.password)
 
     def __call__(self, check_mode: bool = False, **options: t.Any) -> Run:
         """Run it once."""

@@ -48,11 +48,10 @@ def granted(permissions: Permissions, path: str, privilege: str) -> bool:
 
     The API lists the top-level paths and every path of the access control list; what is not listed inherits from the
     nearest listed path above it whose grant propagates (value 1) (``PVE::RPCEnvironment::get_effective_permissions``).
-    A path that ends with ``/*`` stands for every listed path below it.
+    In a path with ``*`` each of them stands for any one component of a listed path.
     """
-    if path.endswith("/*"):
-        below = path[:-1]
-        return any(listed.startswith(below) and privilege in held for listed, held in permissions.items())
+    if "*" in path:
+        return any(_matches(listed, path) and privilege in held for listed, held in permissions.items())
     if path in permissions:
         return privilege in permissions[path]
     above = path
@@ -61,6 +60,11 @@ def granted(permissions: Permissions, path: str, privilege: str) -> bool:
         if above in permissions:
             return bool(permissions[above].get(privilege))
     return False
+
+
+def _matches(path: str, pattern: str) -> bool:
+    parts, wanted = path.split("/"), pattern.split("/")
+    return len(parts) == len(wanted) and all(want in ("*", part) for part, want in zip(parts, wanted))
 
 
 def missing(needs: t.Iterable[Need], permissions: Permissions) -> list[Need]:
@@ -117,4 +121,4 @@ def refusal(lacking: t.Sequence[Need], identity: str) -> Failure:
 
 
 def _named_paths(need: Need) -> str:
-    return " or ".join(path for path in need.paths if not path.endswith("/*"))
+    return " or ".join(path for path in need.paths if "*" not in path)

@@ -21,7 +21,12 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import (
     Step,
     is_volume_key,
 )
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.privileges import key_needs, space_need, vm_paths
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.privileges import (
+    CONFIG_PRIVILEGES,
+    key_needs,
+    space_need,
+    vm_paths,
+)
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.properties import ANY_VOLUME
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import Declared
 
@@ -165,6 +170,9 @@ def _plan_config(plan: Plan, declared: Declared, actual: Actual, future: t.Mappi
         put.params["delete"] = ",".join(deletes)
     if put.params:
         plan.steps.append(put)
+    for step in (revert, put):
+        if step.needs and not any(need.root_only or {*need.privileges} & {*CONFIG_PRIVILEGES} for need in step.needs):
+            step.needs.append(Need(paths, CONFIG_PRIVILEGES, "change the configuration"))
 
 
 def _wanted_config(declared: Declared, future: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
@@ -420,6 +428,9 @@ def _plan_pool(plan: Plan, declared: Declared, actual: Actual) -> None:
         Need((f"/pool/{pool}",), ("Pool.Allocate",), f"change the members of {pool}")
         for pool in filter(None, (declared.pool, actual.pool))
     ]
+    # check_perm_modify of PVE/RPCEnvironment.pm
+    paths = vm_paths(actual.vmid, actual.pool)
+    step.needs.append(Need(paths, ("VM.Allocate", "Permissions.Modify"), "move the container into a pool"))
     plan.steps.append(step)
 
 

@@ -17,6 +17,10 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Act
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import Declared
 
 
+# PUT config asks for any of these before it looks at what is changed ($vm_config_perm_list of PVE/API2/LXC/Config.pm).
+CONFIG_PRIVILEGES = ("VM.Config.Disk", "VM.Config.CPU", "VM.Config.Memory", "VM.Config.Network", "VM.Config.Options")
+
+
 def vm_paths(vmid: int | None, pool: str | None) -> tuple[str, ...]:
     """Where a container's privilege may come from (``check_vm_perm`` of PVE/RPCEnvironment.pm)."""
     return (f"/vms/{vmid}" if vmid else "/vms", *((f"/pool/{pool}",) if pool else ()))
@@ -48,7 +52,8 @@ def creation_needs(declared: Declared, config: t.Mapping[str, t.Any]) -> list[Ne
     needs += [space_need(storage) for storage in sorted(filter(None, storages))]
     privileged = config.get("unprivileged") is False
     for key, normal in config.items():
-        if key != "unprivileged":
+        # An empty value is not sent.
+        if key != "unprivileged" and properties.encode(key, normal) is not None:
             needs += key_needs(key, None, normal, paths, privileged)
     return needs
 
@@ -100,9 +105,19 @@ def _feature_needs(before: t.Any, after: t.Any, paths: tuple[str, ...], privileg
 def bridge_needs(before: t.Any, after: t.Any) -> list[Need]:
     """The privileges on the bridges of a network interface before and after."""
     bridges = {value.get("bridge") for value in (before, after) if isinstance(value, dict)}
-    # A bridge may be a VNet of any SDN zone; a grant anywhere below /sdn is left to Proxmox to judge.
+    # A bridge may be a VNet of any SDN zone, and a grant may be for the zone, or for one VLAN of the bridge. Which of
+    # these counts is left to Proxmox to judge.
     return [
-        Need((f"/sdn/zones/localnetwork/{bridge}", "/sdn/*"), ("SDN.Use",), f"use the bridge {bridge}")
+        Need(
+            (
+                f"/sdn/zones/localnetwork/{bridge}",
+                f"/sdn/zones/*/{bridge}",
+                f"/sdn/zones/*/{bridge}/*",
+                "/sdn/zones/*",
+            ),
+            ("SDN.Use",),
+            f"use the bridge {bridge}",
+        )
         for bridge in sorted(filter(None, bridges))
     ]
 
