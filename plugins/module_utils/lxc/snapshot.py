@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 import typing as t
 from dataclasses import dataclass, field, replace
@@ -408,6 +409,7 @@ class Snapshots:
         self._cluster = Cluster(client)
         self._watcher = TaskWatcher(client)
         self._types: dict[str, str] | None = None
+        self._types_lock = threading.Lock()
 
     def run(
         self, wish: Wish, vmids: t.Sequence[int], hostnames: t.Sequence[str], node: str | None = None
@@ -509,16 +511,22 @@ class Snapshots:
         if container is None:
             return False
         config = self._client.get(f"{container.path}/config")
-        if self._types is None:
-            listed = self._client.get("storage") or []
-            self._types = {str(entry["storage"]): str(entry["type"]) for entry in listed}
+        types = self._storage_types()
         for key, text in config.items():
             mount = properties.read(key, text) if properties.is_mount(key) else None
             if mount is not None:
                 storage = properties.volume_of(mount["volume"]).storage if isinstance(mount, dict) else None
-                if self._types.get(storage or "") not in ROLL_BACK_TO_ANY:
+                if types.get(storage or "") not in ROLL_BACK_TO_ANY:
                     return False
         return True
+
+    def _storage_types(self) -> dict[str, str]:
+        """The type of each storage that the user or token may see, read once for all containers."""
+        with self._types_lock:
+            if self._types is None:
+                listed = self._client.get("storage") or []
+                self._types = {str(entry["storage"]): str(entry["type"]) for entry in listed}
+            return self._types
 
     def _apply(self, result: Result, wish: Wish) -> None:
         container = result.container
@@ -528,10 +536,14 @@ class Snapshots:
         result.log = executor.log
         try:
             executor.run(result.plan.steps, container.vmid, None)
+        except Failure as failure:
+            result.failure = failure
+        try:
+            # After a failure too: the steps before it are done.
             name = container.current.get("hostname")
             _container, result.snapshots = read_snapshots(self._client, container.node, container.vmid, name)
         except Failure as failure:
-            result.failure = failure
+            result.failure = result.failure or failure
 
 
 def diff_of(result: Result) -> dict[str, t.Any]:
