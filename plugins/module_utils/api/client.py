@@ -130,7 +130,9 @@ class Client:
                     tries = 0
                     self._renew(session)
                     continue
-                if tries >= _tries_for(method, failure):
+                # A pvesh that cannot be run on this node will not be there the next time either.
+                hopeless = self.credentials.backend == "local" and failure.code == "unreachable"
+                if hopeless or tries >= _tries_for(method, failure):
                     failure.details.setdefault("request", f"{method} {path}")
                     raise
             self._sleep(_pause(tries))
@@ -284,6 +286,7 @@ def _answer_or_failure(error: t.Any) -> t.Any:
     status = int(error.status_code)
     text = str(error.content or error.status_message or "").strip()
     errors = _parameter_errors(error, text)
+    text = text.removeprefix(f"{status} ")  # pvesh puts the status in front
     if errors:
         named = "; ".join(f"{name}: {reason}" for name, reason in sorted(errors.items()))
         text = f"{text.partition(chr(10))[0].strip(' .')}: {named}"

@@ -16,7 +16,6 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import propertie
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Actual, is_volume_key, mounts_of
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import Declared
 
-
 # PUT config asks for any of these before it looks at what is changed ($vm_config_perm_list of PVE/API2/LXC/Config.pm).
 CONFIG_PRIVILEGES = ("VM.Config.Disk", "VM.Config.CPU", "VM.Config.Memory", "VM.Config.Network", "VM.Config.Options")
 
