@@ -37,6 +37,8 @@ options:
   hostname:
     description:
       - The hostnames of the containers. Exactly one container may have each.
+      - Before something is changed, the names are read from the nodes as well, one request for each node, because the
+        cluster knows a new name only after some seconds.
     type: list
     elements: str
     default: []
@@ -70,6 +72,7 @@ options:
     description:
       - Remove snapshots whose name begins with O(prefix) and that no rule keeps. The rules are those of Proxmox's
         backup retention, and count periods that have a snapshot.
+      - The snapshot that O(name) declares with O(state=present) stays, even where no rule keeps it.
     type: dict
     suboptions:
       last:
