@@ -167,6 +167,12 @@ class Lxc:
         assert check.changed == run.changed
         assert check.keys == run.keys
         assert check.result["restart_required"] == run.result["restart_required"]
+        for each in (check, run):
+            shown = list(dict.fromkeys(entry[0] for entry in each.plan))
+            assert list(each.result["diff"]["before"]) == list(each.result["diff"]["after"]) == shown
+        if not options.get("clone") and not options.get("restore"):
+            # A copy has what only Proxmox can tell, such as its MAC address.
+            assert check.result["diff"] == run.result["diff"]
         if run.container and check.container:
             assert check.container["status"] == run.container["status"]
         assert "GET /version" not in [*check.asked, *run.asked]

@@ -102,6 +102,15 @@ def test_a_new_container_with_the_name_of_one_renamed_just_before_is_not_ambiguo
     assert run.container["vmid"] == made
 
 
+def test_the_source_of_a_clone_is_the_one_that_has_the_name_by_now(lxc: Lxc) -> None:
+    lxc.add(901, name="golden", template=True, node="pve2")
+    lxc.add(902, name="golden-next", template=True, node="pve2")
+    lxc.apply(vmid=901, hostname="golden-old", state="template")
+    lxc.apply(vmid=902, hostname="golden", state="template")
+    run = lxc.converge(vmid=300, hostname="app-1", clone={"hostname": "golden"})
+    assert run.writes[0][1] == f"{base(902, 'pve2')}/clone"
+
+
 def test_what_was_removed_just_before_is_made_anew(lxc: Lxc) -> None:
     lxc.add(201)
     lxc.apply(hostname="web-1", state="absent")

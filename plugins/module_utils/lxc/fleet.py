@@ -27,7 +27,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import (
     interface_addresses,
     read_container,
 )
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.cluster import Cluster, by_node, in_parallel
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.cluster import Cluster, Guest, by_node, in_parallel
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.converge import converge_plan
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import (
     RECREATE,
@@ -231,13 +231,22 @@ class Engine:
         if guest is None:
             return None
         self._cluster.refuse_offline(guest)
+        if declared.vmid is None:
+            _guest, actual = self._read_named(declared.hostname or "", guest)
+        else:
+            actual = read_container(self._client, guest.node, guest.vmid, guest.current_status)
+        return self._with_pool(declared, actual) if actual else None
+
+    def _read_named(self, hostname: str, guest: Guest) -> tuple[Guest | None, Actual | None]:
+        """A container that was found by its name, or the one that has the name by now."""
+        found: Guest | None = guest
         actual = read_container(self._client, guest.node, guest.vmid, guest.current_status)
-        if actual and declared.vmid is None and actual.hostname != declared.hostname:
+        if actual and actual.hostname != hostname:
             # The cluster's list still had a name that the container has lost.
             self._cluster.refresh(self._cluster.online_nodes)
-            guest = self._cluster.by_hostname(declared.hostname or "", exhaustive=True)
-            actual = read_container(self._client, guest.node, guest.vmid) if guest else None
-        return self._with_pool(declared, actual) if actual else None
+            found = self._cluster.by_hostname(hostname, exhaustive=True)
+            actual = read_container(self._client, found.node, found.vmid) if found else None
+        return found, actual
 
     def _read_declared(self, declared: Declared, node: str, vmid: int) -> Actual | None:
         """A container by its id and node, or None when there is none as far as one may know."""
@@ -404,8 +413,12 @@ class Engine:
             guest = self._cluster.by_hostname(clone.hostname or "", exhaustive=True)
         if guest is None:
             return None
-        source = read_container(self._client, guest.node, guest.vmid)
-        if source is not None:
+        source: Actual | None
+        if clone.vmid is None:
+            guest, source = self._read_named(clone.hostname or "", guest)
+        else:
+            source = read_container(self._client, guest.node, guest.vmid)
+        if guest is not None and source is not None:
             source.pool = guest.pool
             if clone.snapshot:
                 path = f"nodes/{guest.node}/lxc/{guest.vmid}/config"
