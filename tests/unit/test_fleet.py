@@ -606,7 +606,8 @@ def test_a_declaration_is_not_changed_by_a_run() -> None:
 
 
 def test_configuration_of_a_backup() -> None:
-    text = "#100%25 of it\n#b\narch: amd64\nhostname: web\nnet0: name=eth0,bridge=vmbr0,hwaddr=BC:24:11:00:00:01\nlxc.x: 1\n"
+    text = "#100%25 of it\n#b\narch: amd64\nhostname: web\n"
+    text += "net0: name=eth0,bridge=vmbr0,hwaddr=BC:24:11:00:00:01\nlxc.x: 1\n"
     config = parse_config(f"{text}\n[before]\nmemory: 64\n")
     assert config == {
         "arch": "amd64",
