@@ -445,13 +445,8 @@ def _plan_power(
     base, paths = actual.path, vm_paths(actual.vmid, actual.pool)
     runs = actual.running
     target = actual.node
-    if declared.state == "template" and not actual.is_template and actual.running and not declared.force:
-        raise Failure(
-            "container_running",
-            f"{actual.hostname} ({actual.vmid}) is running and is not made a template.",
-            "Stop it first, or set 'force: true' to have it stopped.",
-            vmid=actual.vmid,
-        )
+    if declared.state == "template" and not actual.is_template:
+        refuse_running(declared, actual, "made a template")
     waits = runs and declared.restart == "if_needed" and _waits_for_restart(plan, actual)
     must_stop = runs and (declared.running is False or bool(moves))
     if must_stop:
@@ -494,6 +489,28 @@ def power_step(base: str, action: str, call: str, paths: tuple[str, ...], before
     step.add("state", before, after, LIVE if before == "stopped" else RESTART)
     step.needs = [Need(paths, ("VM.PowerMgmt",), f"{call} the container")]
     return step
+
+
+def refuse_protected(actual: Actual, what: str) -> None:
+    """Refuse what Proxmox's protection forbids (``check_protection``); ``what`` is what is not done."""
+    if actual.is_protected:
+        raise Failure(
+            "protected",
+            f"{actual.hostname} ({actual.vmid}) is protected from being {what}.",
+            "Set 'protection: false' in a task of its own first.",
+            vmid=actual.vmid,
+        )
+
+
+def refuse_running(declared: Declared, actual: Actual, what: str) -> None:
+    """Refuse what a running container must be stopped for, unless ``force`` allows it."""
+    if actual.running and not declared.force:
+        raise Failure(
+            "container_running",
+            f"{actual.hostname} ({actual.vmid}) is running and is not {what}.",
+            "Stop it first, or set 'force: true' to have it stopped.",
+            vmid=actual.vmid,
+        )
 
 
 def template_step(base: str, paths: tuple[str, ...]) -> Step:

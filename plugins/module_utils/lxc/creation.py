@@ -14,6 +14,8 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.converge import 
     converge_plan,
     power_step,
     refuse_incomplete_mounts,
+    refuse_protected,
+    refuse_running,
     template_step,
     with_owner,
 )
@@ -203,20 +205,8 @@ def _root_storage(declared: Declared) -> str | None:
 
 def plan_overwrite(declared: Declared, restore: Restore, actual: Actual, source: Actual | None) -> Plan:
     """A restore over an existing container: its volumes are replaced, which is what ``restore.force`` says."""
-    if actual.is_protected:
-        raise Failure(
-            "protected",
-            f"{actual.hostname} ({actual.vmid}) is protected from being overwritten.",
-            "Set 'protection: false' in a task of its own first.",
-            vmid=actual.vmid,
-        )
-    if actual.running and not declared.force:
-        raise Failure(
-            "container_running",
-            f"{actual.hostname} ({actual.vmid}) is running and is not overwritten.",
-            "Stop it first, or set 'force: true' to have it stopped.",
-            vmid=actual.vmid,
-        )
+    refuse_protected(actual, "overwritten")
+    refuse_running(declared, actual, "overwritten")
     target = _with_identity(declared, actual)
     plan = Plan()
     if actual.running:

@@ -15,7 +15,11 @@ import typing as t
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import Need
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.converge import converge_plan
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.converge import (
+    converge_plan,
+    refuse_protected,
+    refuse_running,
+)
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.creation import plan_creation, plan_overwrite
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import (
     Actual,
@@ -49,20 +53,8 @@ def make_plan(declared: Declared, actual: Actual | None, source: Actual | None =
 
 
 def _plan_absent(declared: Declared, actual: Actual) -> Plan:
-    if actual.is_protected:
-        raise Failure(
-            "protected",
-            f"{actual.hostname} ({actual.vmid}) is protected from being removed.",
-            "Set 'protection: false' in a task of its own first.",
-            vmid=actual.vmid,
-        )
-    if actual.running and not declared.force:
-        raise Failure(
-            "container_running",
-            f"{actual.hostname} ({actual.vmid}) is running and is not removed.",
-            "Stop it first, or set 'force: true' to have it stopped.",
-            vmid=actual.vmid,
-        )
+    refuse_protected(actual, "removed")
+    refuse_running(declared, actual, "removed")
     params: dict[str, t.Any] = {}
     if actual.running:
         params["force"] = True
