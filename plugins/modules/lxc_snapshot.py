@@ -12,7 +12,9 @@ version_added: 0.1.0
 author: lxcri.proxmox contributors (@lxcri)
 description:
   - Declares the snapshots of one or many LXC containers of Proxmox VE, keeps as many as rules say, and rolls back.
-  - A run that finds everything as declared costs one request for the cluster and one for each container.
+  - A run that finds everything as declared costs one request for the cluster and one for each container, and none for
+    the cluster with O(node).
+  - What Proxmox or the user's privileges do not allow is reported before the first write, in check mode too.
   - A container that fails does not stop the others. The task fails at the end and names all that failed.
 seealso:
   - module: lxcri.proxmox.lxc_container
@@ -37,8 +39,8 @@ options:
   hostname:
     description:
       - The hostnames of the containers. Exactly one container may have each.
-      - Before something is changed, the names are read from the nodes as well, one request for each node, because the
-        cluster knows a new name only after some seconds.
+      - Before something is changed, the name is read from the container as well, because the cluster knows a new name
+        only after some seconds.
     type: list
     elements: str
     default: []
@@ -50,7 +52,8 @@ options:
     description:
       - V(present) takes the snapshot when there is none of this name.
       - V(absent) removes it. Without O(name) it only applies O(keep).
-      - V(rolled_back) brings the container back to it. A container that was running runs again afterwards.
+      - V(rolled_back) brings the volumes and the configuration back to it, and what has changed since is lost. A
+        container that was running is stopped hard for that, and runs again afterwards.
     type: str
     choices: [present, absent, rolled_back]
     default: present
@@ -101,8 +104,15 @@ options:
   remove_newer:
     description:
       - With O(state=rolled_back), whether snapshots that are newer are removed first.
-      - Without it, rolling back past newer snapshots is refused, except on storages that can keep them (RBD, LVM-thin
-        and BTRFS).
+      - Without it newer snapshots are never removed. Where a volume can only go back to its newest snapshot, as on ZFS,
+        the rollback is refused with the code V(would_lose_data). On RBD, LVM-thin and BTRFS a volume goes back to any
+        snapshot, and newer ones stay.
+    type: bool
+    default: false
+  force:
+    description:
+      - Whether a snapshot is removed from the configuration even if its volumes' snapshots cannot be removed. For
+        snapshots that an interruption has left incomplete.
     type: bool
     default: false
   concurrency:
@@ -145,6 +155,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+name:
+  description: The name of the snapshot, also where it was made of O(prefix) and the time.
+  returned: always
+  type: str
+  sample: lxcri-20260131-020000
 containers:
   description: One result for each container, those of O(vmid) first.
   returned: always
@@ -231,6 +246,7 @@ def main():
             "keep": {"type": "dict", "options": {rule: {"type": "int"} for rule in RULES}},
             "keep_timezone": {"type": "str"},
             "remove_newer": {"type": "bool", "default": False},
+            "force": {"type": "bool", "default": False},
             "concurrency": {"type": "int", "default": 4},
             "timeout": {"type": "int", "default": 600},
         },
@@ -241,7 +257,7 @@ def main():
         params = module.params
         wish = make_wish(params)
         snapshots = Snapshots(connect(), module.check_mode, params["concurrency"])
-        return module_result(snapshots.run(wish, params["vmid"], params["hostname"], params["node"]))
+        return module_result(snapshots.run(wish, params["vmid"], params["hostname"], params["node"]), wish.name)
 
     run(module, work)
 

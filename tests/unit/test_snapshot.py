@@ -17,12 +17,15 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.snapshot import 
     Snapshots,
     Wish,
     diff_of,
+    held_by,
     make_wish,
     module_result,
     newer_snapshots,
+    note_rollback,
     oldest_first,
     plan_snapshots,
     read_snapshots,
+    refuse_unfit,
 )
 from ansible_collections.lxcri.proxmox.tests.unit.support import TOKEN, FakeClient, not_found
 from hypothesis import given
@@ -44,6 +47,7 @@ DEFAULTS: dict[str, t.Any] = {
     "keep": None,
     "keep_timezone": None,
     "remove_newer": False,
+    "force": False,
     "concurrency": 4,
     "timeout": 600,
 }
@@ -509,8 +513,115 @@ def test_the_list_comes_in_any_order_and_is_given_oldest_first() -> None:
     ]
 
 
+# --------------------------------------------------------------------------------------- what stands against a plan
+
+ROOTFS = "local-zfs:subvol-201-disk-0,size=8G"
+STORAGES: dict[str, dict[str, t.Any]] = {
+    "zfs": {"type": "zfspool"},
+    "thick": {"type": "lvm"},
+    "files": {"type": "dir", "snapshot-as-volume-chain": 1},
+    "rbd": {"type": "rbd"},
+    "thin": {"type": "lvmthin"},
+    "btrfs": {"type": "btrfs"},
+    "other": {"type": "somebody-elses"},
+}
+
+
+def configured(status: str = "stopped", **config: t.Any) -> Actual:
+    """web-1, with this in its configuration."""
+    return Actual(201, "pve1", status, {"hostname": "web-1", "rootfs": ROOTFS, **config})
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "code"),
+    [
+        ({"lock": "backup"}, {"name": "new"}, "locked"),
+        ({"lock": "backup"}, {"name": "before", "state": "absent"}, "locked"),
+        ({"template": 1}, {"name": "new"}, "is_template"),
+        ({"mp0": "/srv/data,mp=/data"}, {"name": "new"}, "feature_unsupported"),
+        ({"mp0": "/dev/sdb,mp=/data"}, {"name": "new"}, "feature_unsupported"),
+        ({"mp0": "/srv/data,mp=/data"}, {"name": "before", "state": "absent"}, None),
+        ({"mp0": "/srv/data,mp=/data"}, {"name": "before", "state": "rolled_back"}, None),
+        ({"mp0": "local-zfs:subvol-201-disk-1,mp=/data"}, {"name": "new"}, None),
+        ({"unused0": "local:x"}, {"name": "new"}, None),
+    ],
+)
+def test_what_proxmox_would_refuse_inside_a_task(
+    config: dict[str, t.Any], options: dict[str, t.Any], code: str | None
+) -> None:
+    plan = plan_snapshots(wish(**options), configured(**config), chain("before"))
+    if code is None:
+        refuse_unfit(plan, configured(**config))
+    else:
+        assert refusal(lambda: refuse_unfit(plan, configured(**config))).code == code
+
+
+@pytest.mark.parametrize(
+    ("config", "held", "hidden"),
+    [
+        *(({"rootfs": f"{name}:x,size=8G"}, [name], []) for name in ("zfs", "thick", "files")),
+        *(({"rootfs": f"{name}:x,size=8G"}, [], []) for name in ("rbd", "thin", "btrfs", "other")),
+        ({"rootfs": "rbd:x,size=8G", "mp3": "zfs:y,mp=/data,size=1G"}, ["zfs"], []),
+        ({"rootfs": "rbd:x,size=8G", "mp3": "thin:y,mp=/data,size=1G", "unused0": "zfs:z"}, [], []),
+        ({"rootfs": "secret:x,size=8G"}, [], ["secret"]),
+        ({"rootfs": "secret:x,size=8G", "mp0": "zfs:y,mp=/data,size=1G"}, ["zfs"], ["secret"]),
+    ],
+)
+def test_which_storages_hold_a_rollback_up(config: dict[str, str], held: list[str], hidden: list[str]) -> None:
+    assert held_by(config, STORAGES) == (held, hidden)
+
+
+def test_a_rollback_says_what_it_makes_of_the_configuration() -> None:
+    actual = configured(
+        "running",
+        parent="newer",
+        memory=1024,
+        description="stays",
+        tags="b;a",
+        mp0="local-zfs:subvol-201-disk-1,mp=/data,size=1G",
+        unused0="local-zfs:subvol-201-disk-9",
+    )
+    actual.pending = {"swap": 256, "nameserver": None}
+    saved = {
+        "hostname": "web-1",
+        "rootfs": "local-zfs:subvol-201-disk-0,size=8192M",
+        "memory": 512,
+        "tags": "a;b",
+        "nameserver": "192.0.2.1",
+        "snaptime": NOON - DAY,
+        "description": "of the snapshot",
+        "digest": "c3df",
+    }
+    plan = plan_snapshots(wish(state="rolled_back", name="before"), container("running"), chain("before"))
+    note_rollback(plan, actual, saved)
+    assert changes(plan)[:-1] == [
+        ("rollback", "newer", "before", "restart"),
+        ("memory", 1024, 512, "restart"),
+        ("mp0", "local-zfs:subvol-201-disk-1,mp=/data,size=1G", None, "restart"),
+        ("nameserver", None, "192.0.2.1", "restart"),
+        ("swap", 256, None, "restart"),
+    ]
+    assert plan.notes == ["The volumes of mp0 are not in the snapshot and become unused volumes."]
+
+
+def test_a_snapshot_without_a_time_is_not_pruned() -> None:
+    there = [Snapshot("lxcri-a", 0), *chain("lxcri-b", "lxcri-c")]
+    assert removed(plan_snapshots(wish(state="absent", keep={"last": 1}), container(), there)) == ["lxcri-b"]
+
+
+def test_only_force_removes_what_cannot_be_removed() -> None:
+    for force, params in ((False, {}), (True, {"force": True})):
+        plan = plan_snapshots(wish(state="absent", name="before", force=force), container(), chain("before"))
+        assert requests(plan) == [("DELETE", "/snapshot/before", params)]
+
+
 # ---------------------------------------------------------------------------------------------------- privileges
 
+# Nothing stands against a snapshot.
+FIT = {
+    f"{PATH}/pending": [{"key": "hostname", "value": "web-1"}, {"key": "rootfs", "value": "local-zfs:x,size=8G"}],
+    f"{PATH}/feature": {"hasFeature": 1},
+}
 TAKEN = {"name": "before", "snaptime": NOON, "description": ""}
 
 
@@ -551,7 +662,8 @@ def test_each_step_names_its_privileges(
 def test_a_missing_privilege_is_told_before_the_first_write(
     permissions: dict[str, dict[str, int]], allowed: bool, check_mode: bool
 ) -> None:
-    client = FakeClient({LIST: RUNNING, "access/permissions": permissions, f"POST {LIST}": None}, TOKEN)
+    answers = {LIST: RUNNING, **FIT, "access/permissions": permissions, f"POST {LIST}": None}
+    client = FakeClient(answers, TOKEN)
     snapshots = Snapshots(t.cast(t.Any, client), check_mode, 1)
 
     def run() -> list[Result]:
@@ -575,7 +687,7 @@ def test_without_a_change_nobody_asks_for_privileges() -> None:
 
 
 def test_a_container_that_is_not_on_the_node_is_not_found() -> None:
-    client = FakeClient({LIST: not_found(201)})
+    client = FakeClient({LIST: not_found(201), "cluster/resources": []})
     [result] = Snapshots(t.cast(t.Any, client), False, 1).run(wish(), [201], [], "pve1")
     assert result.failure is not None
     assert (result.failure.code, result.label, result.as_dict()["vmid"]) == ("not_found", "container 201", 201)

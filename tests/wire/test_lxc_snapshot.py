@@ -27,7 +27,9 @@ from fakepve.model import TaskError
 DAY = 86400
 LIST = f"GET {base()}/snapshot"
 TAKE = f"POST {base()}/snapshot"
-NAMES = "GET /nodes/pve1/lxc"
+CONFIG = f"GET {base()}/pending"
+FEATURE = f"GET {base()}/feature"
+SAVED = f"GET {base()}/snapshot/before/config"
 HERE: dict[str, t.Any] = {"vmid": 201, "node": "pve1"}
 
 
@@ -136,7 +138,7 @@ def snap(cluster: Simulator) -> Snap:
 def test_taking_one_is_one_task(snap: Snap) -> None:
     snap.add(201, status="running")
     run = snap.converge(hostname="web-1", name="before", description="Before 2.0")
-    assert run.asked == [RESOURCES, LIST, NAMES, PERMISSIONS, TAKE, polls(), LIST]
+    assert run.asked == [RESOURCES, LIST, CONFIG, FEATURE, PERMISSIONS, TAKE, polls(), LIST]
     assert run.writes == [("POST", f"{base()}/snapshot", {"snapname": "before", "description": "Before 2.0"})]
     assert plans(run) == [[("snapshot before", None, "Before 2.0", "live", TAKE)]]
     [entry] = run.result["containers"]
@@ -158,7 +160,20 @@ def test_taking_one_is_one_task(snap: Snap) -> None:
 
 def test_with_vmid_and_node_the_cluster_is_not_asked(snap: Snap) -> None:
     snap.add(201)
-    assert snap.converge(**HERE, name="before").asked == [LIST, PERMISSIONS, TAKE, polls(), LIST]
+    assert snap.converge(**HERE, name="before").asked == [LIST, CONFIG, FEATURE, PERMISSIONS, TAKE, polls(), LIST]
+
+
+def test_a_container_that_is_not_on_the_node_of_the_task_is_looked_for(snap: Snap) -> None:
+    snap.add(201, "before")
+    run = snap(vmid=201, node="pve2", name="before")
+    assert run.asked == [f"GET {base(node='pve2')}/snapshot", RESOURCES, LIST]
+    assert (run.changed, run.result["containers"][0]["node"]) == (False, "pve1")
+
+
+def test_the_name_is_told(snap: Snap) -> None:
+    snap.add(201)
+    run = snap(**HERE)
+    assert snap.names() == [run.result["name"]]
 
 
 def test_root_with_a_password_is_not_asked_for_privileges(snap: Snap) -> None:
@@ -166,7 +181,7 @@ def test_root_with_a_password_is_not_asked_for_privileges(snap: Snap) -> None:
     snap.options = {name: snap.options[name] for name in ("api_host", "api_port", "ca_path")}
     snap.options.update(api_user="root@pam", api_password=snap.cluster.password)
     run = snap(**HERE, name="before")
-    assert run.asked == ["POST /access/ticket", LIST, TAKE, polls(), LIST]
+    assert run.asked == ["POST /access/ticket", LIST, CONFIG, FEATURE, TAKE, polls(), LIST]
 
 
 @pytest.mark.parametrize(
@@ -226,7 +241,7 @@ def test_the_newline_that_proxmox_adds_is_no_difference(snap: Snap, given: str) 
 def test_check_mode_says_which_would_go(snap: Snap) -> None:
     snap.add(201, "lxcri-a", "mine", "lxcri-b", "lxcri-c")
     run = snap.check(**HERE, name="lxcri-new", keep={"last": 2})
-    assert run.asked == [LIST, PERMISSIONS]
+    assert run.asked == [LIST, CONFIG, FEATURE, PERMISSIONS]
     assert run.changed
     assert plans(run) == [
         [
@@ -246,7 +261,7 @@ def test_check_mode_says_which_would_go(snap: Snap) -> None:
 def test_removing_one_is_one_task(snap: Snap) -> None:
     snap.add(201, "older", "before", "newer")
     run = snap.converge(**HERE, name="before", state="absent")
-    assert run.asked == [LIST, PERMISSIONS, f"DELETE {base()}/snapshot/before", polls(), LIST]
+    assert run.asked == [LIST, CONFIG, PERMISSIONS, f"DELETE {base()}/snapshot/before", polls(), LIST]
     assert run.writes == [("DELETE", f"{base()}/snapshot/before", {})]
     assert snap.names() == ["older", "newer"]
 
@@ -259,6 +274,12 @@ def test_an_incomplete_snapshot_can_be_removed_and_nothing_else(snap: Snap, snap
     snap.refused("snapshot_incomplete", **HERE, name="before", state="rolled_back")
     assert snap.converge(**HERE, name="before", state="absent").changed
     assert snap.names() == []
+
+
+def test_a_snapshot_whose_volumes_are_in_the_way_is_removed_by_force(snap: Snap) -> None:
+    snap.add(201, "before")
+    run = snap.converge(**HERE, name="before", state="absent", force=True)
+    assert run.writes == [("DELETE", f"{base()}/snapshot/before", {"force": "1"})]
 
 
 def test_a_snapshot_that_somebody_else_removes_meanwhile_is_removed(snap: Snap) -> None:
@@ -322,7 +343,7 @@ def test_a_removal_that_fails_leaves_the_rest_and_says_what_is_there(snap: Snap)
 def test_a_stopped_container_is_rolled_back_and_stays_down(snap: Snap) -> None:
     snap.add(201, "before")
     run = snap.apply(**HERE, name="before", state="rolled_back")
-    assert run.asked == [LIST, PERMISSIONS, f"POST {base()}/snapshot/before/rollback", polls(), LIST]
+    assert run.asked == [LIST, CONFIG, SAVED, PERMISSIONS, f"POST {base()}/snapshot/before/rollback", polls(), LIST]
     assert run.writes == [("POST", f"{base()}/snapshot/before/rollback", {})]
     assert (snap.ct().status, snap.ct().config["memory"]) == ("stopped", 1024)
 
@@ -331,10 +352,11 @@ def test_a_running_container_runs_again(snap: Snap) -> None:
     snap.add(201, "older", "before", status="running")
     run = snap.apply(hostname="web-1", name="before", state="rolled_back")
     rollback, start = f"POST {base()}/snapshot/before/rollback", f"POST {base()}/status/start"
-    assert run.asked == [RESOURCES, LIST, NAMES, PERMISSIONS, rollback, polls(), start, polls(), LIST]
+    assert run.asked == [RESOURCES, LIST, CONFIG, SAVED, PERMISSIONS, rollback, polls(), start, polls(), LIST]
     assert plans(run) == [
         [
-            ("rollback", None, "before", "restart", rollback),
+            ("rollback", "before", "before", "restart", rollback),
+            ("memory", 512, 1024, "restart", rollback),
             ("state", "stopped", "started", "live", start),
         ]
     ]
@@ -384,7 +406,7 @@ def test_newer_snapshots_are_not_lost_by_the_way(snap: Snap, status: str) -> Non
     snap.add(201, "older", "before", "newer", "newest", status=status)
     run = snap.refused("would_lose_data", **HERE, name="before", state="rolled_back")
     assert run.details == {"vmid": 201, "snapshots": ["newer", "newest"]}
-    assert run.asked == [LIST, f"GET {base()}/config", "GET /storage"]
+    assert run.asked == [LIST, SAVED, "GET /storage"]
     assert snap.ct().status == status
 
 
@@ -412,7 +434,7 @@ def test_storages_that_keep_newer_snapshots_roll_back_past_them(snap: Snap, kind
         snap.refused("would_lose_data", **HERE, name="before", state="rolled_back")
         return
     run = snap.apply(**HERE, name="before", state="rolled_back")
-    assert run.asked[:4] == [LIST, f"GET {base()}/config", "GET /storage", PERMISSIONS]
+    assert run.asked[:5] == [LIST, SAVED, "GET /storage", CONFIG, PERMISSIONS]
     assert [path for _method, path, _params in run.writes] == [f"{base()}/snapshot/before/rollback"]
     assert snap.names() == ["before", "newer"]
 
@@ -425,15 +447,34 @@ def test_the_storages_are_read_once_for_all(snap: Snap) -> None:
     assert set(codes(run).values()) == {"would_lose_data"}
 
 
-def test_a_storage_that_the_token_may_not_see_is_not_relied_on(snap: Snap) -> None:
-    snap.add(201, "before", "newer")
-    run = snap.refused(
-        "would_lose_data",
-        **{**HERE, **token(snap.cluster, {"/vms": ["VM.Audit", "VM.Snapshot"]})},
-        name="before",
-        state="rolled_back",
-    )
-    assert run.details["snapshots"] == ["newer"]
+def test_where_the_token_may_not_see_the_storage_proxmox_decides(snap: Snap) -> None:
+    """Proxmox looks at all volumes before it stops the container or touches anything (errors-117)."""
+    storage = {"type": "rbd", "content": "rootdir,images", "active": 1, "files": set(), "total": 2**40}
+    snap.cluster.call(lambda cluster: cluster.storages.update(fast=storage))
+    snap.add(201, "before", "newer", config={"rootfs": "fast:vm-201-disk-0,size=8G"})
+    snap.add(202, "before", "newer", status="running")
+    snap.options.update(token(snap.cluster, {"/vms": ["VM.Audit", "VM.Snapshot", "VM.PowerMgmt"]}))
+    run = snap.apply(vmid=201, name="before", state="rolled_back")
+    assert run.result["containers"][0]["notes"] == [
+        "Proxmox will decide whether fast can go back past newer snapshots: without Datastore.Audit it cannot be known "
+        "beforehand."
+    ]
+    run = snap(vmid=202, name="before", state="rolled_back")
+    assert (run.code, run.details) == ("would_lose_data", {"vmid": 202, "snapshots": ["newer"]})
+    assert (snap.names(202), snap.ct(202).status) == (["before", "newer"], "running")
+
+
+def test_the_storages_of_the_snapshot_count_not_those_of_now(snap: Snap) -> None:
+    """The volumes that are rolled back are those that the snapshot has."""
+    storage = {"type": "rbd", "content": "rootdir,images", "active": 1, "files": set(), "total": 2**40}
+    snap.cluster.call(lambda cluster: cluster.storages.update(fast=storage))
+    ct = snap.add(201, "before", "newer", config={"rootfs": "fast:vm-201-disk-0,size=8G"})
+    ct.config["mp0"] = "tank:subvol-201-disk-0,mp=/data,size=8G"
+    run = snap.apply(**HERE, name="before", state="rolled_back")
+    assert run.result["containers"][0]["notes"] == [
+        "The volumes of mp0 are not in the snapshot and become unused volumes."
+    ]
+    assert ("mp0", "tank:subvol-201-disk-0,mp=/data,size=8G", None) in [change[:3] for change in plans(run)[0]]
 
 
 def test_a_snapshot_that_is_not_there(snap: Snap) -> None:
@@ -461,22 +502,22 @@ def test_a_snapshot_that_is_not_there(snap: Snap) -> None:
 def test_a_lock_is_named(snap: Snap, lock: str, options: dict[str, t.Any]) -> None:
     snap.add(201, "before", status="running")
     snap.cluster.call("snapshot_lock", 201, lock)
-    run = snap(**HERE, **options)
-    assert (run.code, run.details["lock"]) == ("locked", lock)
+    run = snap.refused("locked", **HERE, **options)
+    assert run.details["lock"] == lock
     assert (snap.names(), snap.ct().status) == (["before"], "running")
 
 
 @pytest.mark.parametrize("mount", ["/srv/data,mp=/data", "/dev/sdb1,mp=/data", "local:201/vm-201-disk-1.raw,mp=/data"])
 def test_not_everything_that_is_mounted_can_be_snapshot(snap: Snap, mount: str) -> None:
     snap.add(201, config={"mp0": mount})
-    run = snap(**HERE, name="before")
-    assert run.code == "feature_unsupported"
-    assert snap.names() == []
+    run = snap.refused("feature_unsupported", **HERE, name="before")
+    assert "mp0" in run.result["msg"]
+    assert run.asked[:2] == [LIST, CONFIG]
 
 
 def test_a_template_takes_no_snapshot(snap: Snap) -> None:
     snap.add(201, template=True)
-    assert snap(**HERE, name="before").code == "is_template"
+    assert snap.refused("is_template", **HERE, name="before").asked == [LIST, CONFIG]
 
 
 def test_a_name_that_is_taken_meanwhile(snap: Snap) -> None:
@@ -491,7 +532,6 @@ def test_a_name_that_is_taken_meanwhile(snap: Snap) -> None:
     [
         ({"vmid": 999}, "not_found"),
         ({"vmid": 999, "node": "pve1"}, "not_found"),
-        ({"vmid": 201, "node": "pve2"}, "not_found"),
         ({"hostname": "web-9"}, "not_found"),
         ({"vmid": 100}, "vmid_in_use"),
         ({"hostname": "vm-1"}, "not_found"),

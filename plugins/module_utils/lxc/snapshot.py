@@ -17,10 +17,22 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Cl
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure, combined
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import TaskWatcher
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import Executor, Log, VmidAllocator
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import (
+    Executor,
+    Log,
+    VmidAllocator,
+    read_container,
+)
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.cluster import Cluster, by_node, in_parallel
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.converge import power_step
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import RESTART, Actual, Change, Plan, Step
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import (
+    RESTART,
+    Actual,
+    Change,
+    Plan,
+    Step,
+    mounts_of,
+)
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.privileges import vm_paths
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import invalid
 from ansible_collections.lxcri.proxmox.plugins.module_utils.retention import (
@@ -35,9 +47,13 @@ STATES = ("present", "absent", "rolled_back")
 CURRENT = "current"
 RESERVED = (CURRENT, "vzdump")
 LONGEST_NAME = 40
-# A ZFS volume goes back to its newest snapshot only (volume_rollback_is_possible of the storage plugins); these go
-# back to any.
-ROLL_BACK_TO_ANY = ("btrfs", "lvmthin", "rbd")
+# Storages whose volumes go back to their newest snapshot only (volume_rollback_is_possible of the storage plugins).
+# So do files with snapshot-as-volume-chain. All others go back to any.
+NEWEST_ONLY = ("lvm", "zfs", "zfspool")
+# What a rollback leaves as it is (__snapshot_copy_config and __snapshot_apply_config of PVE/AbstractConfig.pm).
+NOT_ROLLED_BACK = ("description", "lock")
+
+TAKE, ROLL_BACK = "snapshotted", "rolled back"
 
 
 @dataclass(frozen=True)
@@ -81,6 +97,7 @@ class Wish:
     keep: t.Mapping[str, int] | None = None
     zone: str | None = None
     remove_newer: bool = False
+    force: bool = False
     timeout: int = 600
 
 
@@ -89,6 +106,8 @@ class Result:
     """What became of one container's snapshots.
 
     hostname: by which it was asked for; None when by its vmid.
+    assumed: its node is what the task says, and it may be elsewhere.
+    saved: the configuration in the snapshot to roll back to, once it was read.
     """
 
     label: str
@@ -98,6 +117,8 @@ class Result:
     log: Log = field(default_factory=Log)
     failure: Failure | None = None
     hostname: str | None = None
+    assumed: bool = False
+    saved: dict[str, t.Any] | None = None
 
     def as_dict(self) -> dict[str, t.Any]:
         """One entry of the module's ``containers``."""
@@ -164,6 +185,7 @@ def make_wish(params: t.Mapping[str, t.Any], now: float | None = None) -> Wish:
         keep=keep or None,
         zone=_checked_zone(params["keep_timezone"]),
         remove_newer=params["remove_newer"],
+        force=params["force"],
         timeout=params["timeout"],
     )
 
@@ -214,7 +236,7 @@ def plan_snapshots(
     if wish.state == "present":
         _plan_present(plan, wish, container, remaining, moment)
     elif wish.name is not None:
-        _plan_absent(plan, wish.name, container, remaining)
+        _plan_absent(plan, wish, container, remaining)
     if wish.keep:
         _plan_retention(plan, wish, container, remaining, moment)
     return plan
@@ -229,7 +251,7 @@ def _plan_present(plan: Plan, wish: Wish, container: Actual, remaining: list[Sna
     existing = next((snapshot for snapshot in remaining if snapshot.name == name), None)
     description = None if wish.description is None else wish.description.rstrip("\n")
     if existing is None:
-        step = Step("snapshotted", "POST", f"{container.path}/snapshot", {"snapname": name})
+        step = Step(TAKE, "POST", f"{container.path}/snapshot", {"snapname": name})
         if description:
             step.params["description"] = description
         step.add(f"snapshot {name}", None, description or "taken")
@@ -257,22 +279,23 @@ def _refuse_incomplete(snapshot: Snapshot, container: Actual) -> None:
             "snapshot_incomplete",
             f"The snapshot {snapshot.name} of {_called(container)} is incomplete: its {snapshot.incomplete} was "
             "interrupted.",
-            "Remove it with 'state: absent'.",
+            "Remove it with 'state: absent', and with 'force: true' if its volumes have no such snapshot.",
             vmid=container.vmid,
             snapshot=snapshot.name,
         )
 
 
-def _removal(container: Actual, snapshot: Snapshot) -> Step:
-    step = Step("removed a snapshot", "DELETE", f"{container.path}/snapshot/{snapshot.name}")
+def _removal(wish: Wish, container: Actual, snapshot: Snapshot) -> Step:
+    params = {"force": True} if wish.force else {}
+    step = Step("removed a snapshot", "DELETE", f"{container.path}/snapshot/{snapshot.name}", params)
     step.add(f"snapshot {snapshot.name}", snapshot.description or "taken", None)
     step.needs = _needs(container, "remove a snapshot")
     return step
 
 
-def _plan_absent(plan: Plan, name: str, container: Actual, remaining: list[Snapshot]) -> None:
-    for snapshot in [one for one in remaining if one.name == name]:
-        plan.steps.append(_removal(container, snapshot))
+def _plan_absent(plan: Plan, wish: Wish, container: Actual, remaining: list[Snapshot]) -> None:
+    for snapshot in [one for one in remaining if one.name == wish.name]:
+        plan.steps.append(_removal(wish, container, snapshot))
         remaining.remove(snapshot)
 
 
@@ -286,7 +309,10 @@ def _plan_retention(plan: Plan, wish: Wish, container: Actual, remaining: t.Sequ
     if incomplete:
         plan.notes.append(f"Incomplete snapshots neither count nor are removed: {', '.join(incomplete)}.")
     complete = {one.name: one for one in own if not one.incomplete}
-    entries = [Entry(name, one.time, order=place) for place, (name, one) in enumerate(complete.items())]
+    # Of a snapshot without a time nobody can say that it is too old.
+    entries = [
+        Entry(name, one.time, protected=not one.time, order=place) for place, (name, one) in enumerate(complete.items())
+    ]
     future = [str(entry.identity) for entry in future_dated(entries, now)]
     if future:
         plan.notes.append(f"Snapshots dated in the future take the places of others: {', '.join(future)}.")
@@ -297,7 +323,7 @@ def _plan_retention(plan: Plan, wish: Wish, container: Actual, remaining: t.Sequ
         if wish.state == "present" and snapshot.name == wish.name:
             plan.notes.append(f"No rule keeps {snapshot.name}; it stays because it is declared.")
             continue
-        plan.steps.append(_removal(container, snapshot))
+        plan.steps.append(_removal(wish, container, snapshot))
 
 
 def _plan_rollback(
@@ -315,18 +341,10 @@ def _plan_rollback(
     _refuse_incomplete(target, container)
     newer = newer_snapshots(target, snapshots)
     if newer and not wish.remove_newer and not rolls_back_to_any:
-        names = [snapshot.name for snapshot in newer]
-        raise Failure(
-            "would_lose_data",
-            f"Rolling {_called(container)} back to {target.name} would have to remove the snapshots that are newer: "
-            f"{', '.join(names)}.",
-            "Set 'remove_newer: true' if they may go.",
-            vmid=container.vmid,
-            snapshots=names,
-        )
+        raise _loss(container, target.name, newer)
     if wish.remove_newer:
-        plan.steps += [_removal(container, snapshot) for snapshot in reversed(newer)]
-    step = Step("rolled back", "POST", f"{container.path}/snapshot/{target.name}/rollback")
+        plan.steps += [_removal(wish, container, snapshot) for snapshot in reversed(newer)]
+    step = Step(ROLL_BACK, "POST", f"{container.path}/snapshot/{target.name}/rollback")
     step.add("rollback", None, target.name, RESTART if container.running else "live")
     paths = vm_paths(container.vmid, container.pool)
     step.needs = [Need(paths, ("VM.Snapshot", "VM.Snapshot.Rollback"), "roll back")]
@@ -334,6 +352,18 @@ def _plan_rollback(
     if container.running:
         # Proxmox's own start=1 starts in a task of its own that outlives the rollback's: an explicit one is awaited.
         plan.steps.append(power_step(container.path, "started", "start", paths, "stopped", "started"))
+
+
+def _loss(container: Actual, target: str, newer: t.Sequence[Snapshot]) -> Failure:
+    names = [snapshot.name for snapshot in newer]
+    return Failure(
+        "would_lose_data",
+        f"Rolling {_called(container)} back to {target} would have to remove the snapshots that are newer: "
+        f"{', '.join(names)}.",
+        "Set 'remove_newer: true' if they may go.",
+        vmid=container.vmid,
+        snapshots=names,
+    )
 
 
 def newer_snapshots(target: Snapshot, snapshots: t.Sequence[Snapshot]) -> list[Snapshot]:
@@ -368,6 +398,106 @@ def _ancestors(name: str, parents: t.Mapping[str, str | None]) -> list[str]:
         found.append(parent)
         parent = parents.get(parent)
     return found
+
+
+# ------------------------------------------------------------------------------------ what stands against the plan
+
+
+def refuse_unfit(plan: Plan, actual: Actual) -> None:
+    """Refuse what Proxmox would refuse inside a task, so that check mode says so too.
+
+    actual: the container with its configuration.
+
+    Raises:
+        Failure: ``locked``, ``is_template``, or ``feature_unsupported`` where something of the node is mounted.
+    """
+    if actual.lock:
+        raise Failure(
+            "locked",
+            f"{_called(actual)} is locked ({actual.lock}).",
+            "Wait for the operation that holds the lock, or remove a stale lock on the node with 'pct unlock'.",
+            lock=actual.lock,
+            vmid=actual.vmid,
+        )
+    if actual.is_template:
+        raise Failure(
+            "is_template",
+            f"{_called(actual)} is a template, which has no snapshots.",
+            "Make a full clone of it, and work on that.",
+            vmid=actual.vmid,
+        )
+    if not any(step.action == TAKE for step in plan.steps):
+        return
+    blockers = {key: volume.name for key, volume in volumes_of(actual.current) if volume.kind != "volume"}
+    if blockers:
+        raise Failure(
+            "feature_unsupported",
+            f"{_called(actual)} mounts directories or devices of its node, with which Proxmox takes no snapshot: "
+            + ", ".join(f"{key} ({path})" for key, path in blockers.items())
+            + ".",
+            "Remove these mount points, or back the container up instead.",
+            vmid=actual.vmid,
+            mounts=blockers,
+        )
+
+
+def unsupported(actual: Actual) -> Failure:
+    """The refusal where a storage has no snapshots, which Proxmox says of all volumes together."""
+    volumes = {key: f"{volume.storage}:{volume.name}" for key, volume in volumes_of(actual.current)}
+    return Failure(
+        "feature_unsupported",
+        f"The storage of a volume of {_called(actual)} has no snapshots: "
+        + ", ".join(f"{key} is {volume}" for key, volume in volumes.items())
+        + ".",
+        "Move the volumes to ZFS, LVM-thin, Ceph RBD or BTRFS, or back the container up instead.",
+        vmid=actual.vmid,
+        volumes=volumes,
+    )
+
+
+def held_by(
+    saved: t.Mapping[str, t.Any], storages: t.Mapping[str, t.Mapping[str, t.Any]]
+) -> tuple[list[str], list[str]]:
+    """The storages that hold a rollback past newer snapshots up, and those of which nobody knows.
+
+    saved: the configuration in the snapshot, whose volumes are rolled back.
+    storages: as ``GET /storage`` lists them, by name; without those that the user or token may not see.
+    """
+    used = sorted({volume.storage for _key, volume in volumes_of(saved) if volume.storage})
+    return (
+        [name for name in used if name in storages and _newest_only(storages[name])],
+        [name for name in used if name not in storages],
+    )
+
+
+def _newest_only(storage: t.Mapping[str, t.Any]) -> bool:
+    return storage.get("type") in NEWEST_ONLY or bool(int(storage.get("snapshot-as-volume-chain") or 0))
+
+
+def volumes_of(config: t.Mapping[str, t.Any]) -> list[tuple[str, properties.Volume]]:
+    """The root volume and mount points of a configuration, and where they are."""
+    mounts = sorted(mounts_of(Actual(0, "", current=dict(config))), key=lambda mount: properties.order_of(mount[0]))
+    return [(key, properties.volume_of(str(properties.read(key, text)["volume"]))) for key, text in mounts]
+
+
+def note_rollback(plan: Plan, actual: Actual, saved: t.Mapping[str, t.Any]) -> None:
+    """Say what a rollback makes of the configuration, and which volumes it detaches.
+
+    saved: the configuration in the snapshot.
+    """
+    step = next(step for step in plan.steps if step.action == ROLL_BACK)
+    step.changes[0].before = actual.current.get("parent")
+    effect = step.changes[0].effect
+    for key in sorted({*actual.config, *saved}, key=properties.order_of):
+        if key in NOT_ROLLED_BACK or key.startswith("unused") or not properties.key_of(key):
+            continue
+        before, after = (properties.read(key, config.get(key)) for config in (actual.config, saved))
+        if before != after:
+            step.add(key, properties.show(key, before), properties.show(key, after), effect)
+    kept = [volume for _key, volume in volumes_of(saved)]
+    detached = [key for key, volume in volumes_of(actual.config) if volume.kind == "volume" and volume not in kept]
+    if detached:
+        plan.notes.append(f"The volumes of {', '.join(detached)} are not in the snapshot and become unused volumes.")
 
 
 # ------------------------------------------------------------------------------------------------------- the work
@@ -408,8 +538,8 @@ class Snapshots:
         self._concurrency = concurrency
         self._cluster = Cluster(client)
         self._watcher = TaskWatcher(client)
-        self._types: dict[str, str] | None = None
-        self._types_lock = threading.Lock()
+        self._storages: dict[str, dict[str, t.Any]] | None = None
+        self._storages_lock = threading.Lock()
 
     def run(
         self, wish: Wish, vmids: t.Sequence[int], hostnames: t.Sequence[str], node: str | None = None
@@ -423,7 +553,6 @@ class Snapshots:
         """
         results = self._find(vmids, hostnames, node)
         in_parallel(lambda result: self._plan(result, wish), results)
-        self._refuse_lost_names(results)
         needs = [need for result in results if not result.failure for need in result.plan.needs]
         refuse_missing(self._client, needs)
         if not self._check_mode:
@@ -438,7 +567,7 @@ class Snapshots:
 
     def _find(self, vmids: t.Sequence[int], hostnames: t.Sequence[str], node: str | None) -> list[Result]:
         if node and len(vmids) == 1 and not hostnames:
-            return [Result(f"container {vmids[0]}", Actual(vmids[0], node))]
+            return [Result(f"container {vmids[0]}", Actual(vmids[0], node), assumed=True)]
         if hostnames:
             names = {guest.name for guest in self._cluster.guests}
             if set(hostnames) - names:
@@ -473,60 +602,96 @@ class Snapshots:
         return result
 
     def _plan(self, result: Result, wish: Wish) -> None:
-        found = result.container
-        if result.failure or found is None:
+        if result.failure or result.container is None:
             return
+        notes: list[str] = []
         try:
-            read, result.snapshots = read_snapshots(self._client, found.node, found.vmid, found.current.get("hostname"))
-            result.container = replace(read, pool=found.pool)
-            any_of_them = wish.state == "rolled_back" and self._rolls_back_to_any(wish, result)
-            result.plan = plan_snapshots(wish, result.container, result.snapshots, any_of_them)
+            container = self._read(result, result.container)
+            past_newer = self._rolls_back_past_newer(result, wish, container, notes)
+            result.plan = plan_snapshots(wish, container, result.snapshots, past_newer)
+            result.plan.notes += notes
+            if result.plan.changed:
+                self._examine(result, wish, container)
         except Failure as failure:
             result.failure = failure
+            result.plan = Plan(notes=result.plan.notes)
 
-    def _refuse_lost_names(self, results: t.Sequence[Result]) -> None:
-        """Read the names of what is to be changed where they are current; the cluster's list lags behind."""
-        named = [result for result in results if result.hostname and result.plan.changed]
-        if not named:
-            return
-        self._cluster.refresh(result.container.node for result in named if result.container)
-        for result in named:
-            guest = self._cluster.guest(result.container.vmid) if result.container else None
-            if guest and guest.current and guest.name != result.hostname:
-                result.plan = Plan()
-                result.failure = Failure(
-                    "not_found",
-                    f"Container {guest.vmid} is called {guest.name} by now, no longer {result.hostname}.",
-                    "Give the vmid, or run again in ten seconds, when the cluster knows the new names.",
-                    vmid=guest.vmid,
-                    hostname=guest.name,
-                )
+    def _read(self, result: Result, known: Actual) -> Actual:
+        try:
+            container, result.snapshots = self._listed(known)
+        except Failure as failure:
+            if failure.code != "not_found" or not result.assumed:
+                raise
+            # The container is not where the task says, so the cluster is asked.
+            located = self._locate(vmid=known.vmid)
+            if located.failure or located.container is None:
+                raise located.failure or failure from None
+            result.label = located.label
+            container, result.snapshots = self._listed(located.container)
+        result.container = container
+        return container
 
-    def _rolls_back_to_any(self, wish: Wish, result: Result) -> bool:
-        """Whether all volumes are on storages that go back to any snapshot; only asked when that matters."""
-        target = next((snapshot for snapshot in result.snapshots if snapshot.name == wish.name), None)
-        if target is None or wish.remove_newer or not newer_snapshots(target, result.snapshots):
+    def _listed(self, known: Actual) -> tuple[Actual, list[Snapshot]]:
+        name = known.current.get("hostname")
+        container, snapshots = read_snapshots(self._client, known.node, known.vmid, name)
+        return replace(container, pool=known.pool), snapshots
+
+    def _saved(self, result: Result, wish: Wish, container: Actual) -> dict[str, t.Any]:
+        if result.saved is None:
+            result.saved = dict(self._client.get(f"{container.path}/snapshot/{wish.name}/config"))
+        return result.saved
+
+    def _rolls_back_past_newer(self, result: Result, wish: Wish, container: Actual, notes: list[str]) -> bool:
+        """Whether no storage is known to go back to its newest snapshot only; asked only when that matters.
+
+        Where the storage is not visible it is left to Proxmox, which looks before it touches anything.
+        """
+        if wish.remove_newer or not _newer_than(wish, result.snapshots):
             return False
-        container = result.container
+        held, hidden = held_by(self._saved(result, wish, container), self._storage_list())
+        if hidden:
+            notes.append(
+                f"Proxmox will decide whether {', '.join(hidden)} can go back past newer snapshots: without "
+                "Datastore.Audit it cannot be known beforehand."
+            )
+        return not held
+
+    def _storage_list(self) -> dict[str, dict[str, t.Any]]:
+        """The storages that the user or token may see, by name; read once for all containers."""
+        with self._storages_lock:
+            if self._storages is None:
+                self._storages = {str(entry["storage"]): entry for entry in self._client.get("storage") or []}
+            return self._storages
+
+    def _examine(self, result: Result, wish: Wish, listed: Actual) -> None:
+        """Read what may stand against the plan; this is only asked of what is about to be changed.
+
+        The cluster's list keeps a name for ten seconds after a container has given it up, long enough to roll back the
+        wrong one; here the name is current.
+
+        Raises:
+            Failure: the plan cannot be carried out.
+        """
+        container = read_container(self._client, listed.node, listed.vmid, listed.status)
         if container is None:
-            return False
-        config = self._client.get(f"{container.path}/config")
-        types = self._storage_types()
-        for key, text in config.items():
-            mount = properties.read(key, text) if properties.is_mount(key) else None
-            if mount is not None:
-                storage = properties.volume_of(mount["volume"]).storage if isinstance(mount, dict) else None
-                if types.get(storage or "") not in ROLL_BACK_TO_ANY:
-                    return False
-        return True
-
-    def _storage_types(self) -> dict[str, str]:
-        """The type of each storage that the user or token may see, read once for all containers."""
-        with self._types_lock:
-            if self._types is None:
-                listed = self._client.get("storage") or []
-                self._types = {str(entry["storage"]): str(entry["type"]) for entry in listed}
-            return self._types
+            raise Failure("not_found", f"{_called(listed)} has vanished.", "Run again.", vmid=listed.vmid)
+        if result.hostname and container.hostname != result.hostname:
+            raise Failure(
+                "not_found",
+                f"Container {container.vmid} is called {container.hostname} by now, no longer {result.hostname}.",
+                "Give the vmid, or run again in ten seconds, when the cluster knows the new names.",
+                vmid=container.vmid,
+                hostname=container.hostname,
+            )
+        container.pool = listed.pool
+        result.container = container
+        refuse_unfit(result.plan, container)
+        if result.plan.steps[0].action == TAKE:
+            feature = self._client.get(f"{container.path}/feature", feature="snapshot") or {}
+            if not int(feature.get("hasFeature") or 0):
+                raise unsupported(container)
+        if wish.state == "rolled_back":
+            note_rollback(result.plan, container, self._saved(result, wish, container))
 
     def _apply(self, result: Result, wish: Wish) -> None:
         container = result.container
@@ -537,13 +702,20 @@ class Snapshots:
         try:
             executor.run(result.plan.steps, container.vmid, None)
         except Failure as failure:
-            result.failure = failure
+            newer = _newer_than(wish, result.snapshots)
+            lossy = failure.code == "snapshot_not_newest" and newer and not wish.remove_newer
+            result.failure = _loss(container, str(wish.name), newer) if lossy else failure
         try:
             # After a failure too: the steps before it are done.
-            name = container.current.get("hostname")
-            _container, result.snapshots = read_snapshots(self._client, container.node, container.vmid, name)
+            _container, result.snapshots = self._listed(container)
         except Failure as failure:
             result.failure = result.failure or failure
+
+
+def _newer_than(wish: Wish, snapshots: t.Sequence[Snapshot]) -> list[Snapshot]:
+    """The snapshots that are newer than the one to roll back to."""
+    target = next((snapshot for snapshot in snapshots if snapshot.name == wish.name), None)
+    return newer_snapshots(target, snapshots) if wish.state == "rolled_back" and target else []
 
 
 def diff_of(result: Result) -> dict[str, t.Any]:
@@ -557,11 +729,12 @@ def diff_of(result: Result) -> dict[str, t.Any]:
     }
 
 
-def module_result(results: t.Sequence[Result]) -> dict[str, t.Any]:
-    """The result of ``lxc_snapshot``."""
+def module_result(results: t.Sequence[Result], name: str | None = None) -> dict[str, t.Any]:
+    """The result of ``lxc_snapshot``; ``name`` is that of the snapshot."""
     failed = [(result.label, result.failure) for result in results if result.failure]
     answer: dict[str, t.Any] = {
         "changed": any(result.plan.changed for result in results),
+        "name": name,
         "containers": [result.as_dict() for result in results],
         "diff": [diff_of(result) for result in results if result.plan.changed],
         "warnings": [f"{result.label}: {line}" for result in results for line in result.log.warnings],
