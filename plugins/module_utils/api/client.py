@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
 import subprocess
 import sys
@@ -89,7 +90,6 @@ class Client:
         self._sleep = sleep
         self._login_lock = threading.Lock()
         self._api: t.Any = None
-        self._logins = 0
 
     # ------------------------------------------------------------------------------------------------ requests
 
@@ -218,7 +218,7 @@ class Client:
         options: dict[str, t.Any] = {
             "port": it.port,
             "user": it.user,
-            "verify_ssl": it.verify,
+            "verify_ssl": _authorities(it.verify),
             "timeout": it.timeout,
         }
         if it.token_id:
@@ -243,14 +243,24 @@ class Client:
             except (requests.exceptions.RequestException, OSError) as error:
                 raise _connection_failure(error, it) from error
             self._sleep(_pause(attempt))
-        self._logins += 1
         adapter = requests.adapters.HTTPAdapter(pool_connections=1, pool_maxsize=CONNECTIONS, pool_block=True)
-        api._store["session"].mount("https://", adapter)  # noqa: SLF001 - proxmoxer offers no way to size the pool
+        session = api._store["session"]  # noqa: SLF001 - proxmoxer offers no way to size the pool
+        session.mount("https://", adapter)
+        # requests would look for proxies in the environment at every request, which costs more than the request itself.
+        session.proxies.update(requests.utils.get_environ_proxies(api._store["base_url"]))  # noqa: SLF001
+        session.trust_env = False
         return api
 
 
 def _text(output: t.Any) -> str:
     return output.decode("utf-8", "replace") if isinstance(output, bytes) else str(output)
+
+
+def _authorities(verify: bool | str) -> bool | str:
+    """What certificates are verified with; the environment's authorities count where the task names none."""
+    if verify is not True:
+        return verify
+    return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
 
 
 def _form_value(value: t.Any) -> t.Any:

@@ -90,6 +90,7 @@ class Cluster:
     def __init__(self, client: Client) -> None:
         self._client = client
         self._guests: dict[int, Guest] | None = None
+        self._names: dict[str | None, list[Guest]] | None = None
         self._nodes: dict[str, bool] = {}
         self._load: dict[str, float] = {}
         self._listed: set[str] = set()
@@ -162,6 +163,7 @@ class Cluster:
                 read = _guest({**entry, "type": "lxc", "node": node})
                 pool = known.pool
                 guests[vmid] = replace(read, pool=pool, current=True, name=read.name or known.name)
+        self._names = None
 
     def by_hostname(self, hostname: str, exhaustive: bool) -> Guest | None:
         """The one container with a hostname, or None.
@@ -209,18 +211,22 @@ class Cluster:
                 nodes=[guest.node],
             )
 
-    def _named(self, hostname: str) -> list[Guest]:
-        return [guest for guest in self.guests if guest.kind == "lxc" and guest.name == hostname]
-
-    def _nameless(self) -> list[Guest]:
-        return [guest for guest in self.guests if guest.kind == "lxc" and not guest.name]
+    def _named(self, hostname: str | None) -> list[Guest]:
+        """The containers of one name; None for those that have none yet."""
+        if self._names is None:
+            names: dict[str | None, list[Guest]] = {}
+            for guest in self.guests:
+                if guest.kind == "lxc":
+                    names.setdefault(guest.name, []).append(guest)
+            self._names = names
+        return self._names.get(hostname, [])
 
     def name_the_nameless(self) -> None:
         """Ask the nodes for the containers that the cluster does not name yet: they have just been made."""
-        self.refresh(guest.node for guest in self._nameless() if not guest.current)
+        self.refresh(guest.node for guest in self._named(None) if not guest.current)
 
     def _refuse_unknown_names(self, hostname: str) -> None:
-        unknown = [guest for guest in self._nameless() if not self._nodes.get(guest.node, True)]
+        unknown = [guest for guest in self._named(None) if not self._nodes.get(guest.node, True)]
         if unknown:
             nodes = sorted({guest.node for guest in unknown})
             raise Failure(
