@@ -386,7 +386,7 @@ class Containers(Configuration, Backups):
         for later in names[names.index(name) + 1 :]:
             for _key, mount in ct.volumes(ct.snapshots[name]):
                 zfs = self.storages.get(mount["volume"].partition(":")[0], {}).get("type") == "zfspool"
-                if zfs and mount["volume"] in [other["volume"] for _, other in ct.volumes(ct.snapshots[later])]:
+                if zfs and mount["volume"] in [other["volume"] for _key, other in ct.volumes(ct.snapshots[later])]:
                     raise TaskError(f"can't rollback, '{name}' is not most recent snapshot on '{mount['volume']}'")
 
     async def _await_config_lock(self, ct: t.Any) -> None:

@@ -69,7 +69,7 @@ def wait_for_the_end(wake: int) -> None:
     if len(watched) == 1:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     while os.getppid() == parent:
-        ready, _, _ = select.select(watched, [], [], 5)
+        ready, _writable, _broken = select.select(watched, [], [], 5)
         if wake in ready or (0 in ready and not os.read(0, 4096)):
             return
 

@@ -92,7 +92,7 @@ def make_certificates(directory: Path, host: str = HOST) -> tuple[Path, Path, Pa
             builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         return builder.sign(issuer_key, hashes.SHA256())
 
-    authority_key, server_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    authority_key, server_key = (ec.generate_private_key(ec.SECP256R1()) for _key in range(2))
     authority = certificate("Simulated Proxmox Virtual Environment", authority_key, None)
     server = certificate("pve1", server_key, (authority.subject, authority_key))
     directory.mkdir(parents=True, exist_ok=True)

@@ -296,13 +296,13 @@ def test_one_after_the_other(cluster: Simulator, client: Client) -> None:
     add(cluster, 100)
     cluster.call(lambda c: setattr(c.ct(100), "stop_secs", 5))
     for action in ("start", "stop"):
-        tasks = [client.send("POST", f"{NODE}/lxc/100/status/{action}").json()["data"] for _ in range(3)]
+        tasks = [client.send("POST", f"{NODE}/lxc/100/status/{action}").json()["data"] for _try in range(3)]
         assert all(client.wait(upid)["exitstatus"] == "OK" for upid in tasks)
     clones = [client.send("POST", f"{NODE}/lxc/100/clone", {"newid": newid}) for newid in (101, 102)]
     assert [clone.status_code for clone in clones] == [200, 500]
     assert clones[1].reason == "CT is locked (disk)"
     client.wait(clones[0].json()["data"])
-    deletions = [client.send("DELETE", f"{NODE}/lxc/101").json()["data"] for _ in range(2)]
+    deletions = [client.send("DELETE", f"{NODE}/lxc/101").json()["data"] for _try in range(2)]
     ends = [client.wait(upid)["exitstatus"] for upid in deletions if upid]
     assert ends[0] == "OK"
     assert all("Configuration file" in end for end in ends[1:])
@@ -388,7 +388,7 @@ def test_faults(cluster: Simulator, client: Client) -> None:
     assert client.send("PUT", f"{NODE}/lxc/100/config", {"memory": 128}).reason == "cluster not ready - no quorum?"
     cluster.call("regain_quorum")
     cluster.call("fail", "GET", "/config", 500, "boom", times=1)
-    assert [client.send("GET", f"{NODE}/lxc/100/config").status_code for _ in range(2)] == [500, 200]
+    assert [client.send("GET", f"{NODE}/lxc/100/config").status_code for _try in range(2)] == [500, 200]
 
 
 def test_a_process_of_its_own(simulator: Process) -> None:

@@ -173,7 +173,7 @@ def _apply_pending(it: Actual) -> None:
 def _with_real_size(value: t.Any, before: t.Any) -> t.Any:
     """The size of a volume that stays is read from the storage."""
     sizes = [re.search(r"size=(\w+)", str(text)) for text in (value, before)]
-    if sizes[0] and sizes[1] and str(value).split(",")[0] == str(before).split(",")[0]:
+    if sizes[0] and sizes[1] and str(value).partition(",")[0] == str(before).partition(",")[0]:
         return str(value).replace(sizes[0].group(0), sizes[1].group(0))
     return value
 

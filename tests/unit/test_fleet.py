@@ -239,7 +239,7 @@ def test_a_container_that_is_changed_by_somebody_else_meanwhile_is_planned_for_a
 def test_a_container_that_is_changed_all_the_time_is_given_up() -> None:
     cluster = SmallCluster()
     cluster.add(101, "web-0")
-    cluster.failures[("PUT", ".*")] = [Failure("modified", "detected modified configuration") for _ in range(9)]
+    cluster.failures[("PUT", ".*")] = [Failure("modified", "detected modified configuration") for _try in range(9)]
     (outcome,) = run(cluster, [{"hostname": "web-0", "memory": 256}])
     assert codes([outcome]) == ["modified"]
     assert len(cluster.writes) == 4
