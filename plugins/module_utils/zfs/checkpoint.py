@@ -1,0 +1,775 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Takes, removes and holds checkpoints of containers."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import time
+import typing as t
+import uuid
+from dataclasses import dataclass, field, replace
+
+from ..api.errors import Failure
+from ..retention import Entry, future_dated, retain
+from . import memory as process_memory
+from .commands import zfs_failure
+from .freeze import Frozen, thaw_leftovers
+from .host import Container, Host
+from .model import (
+    COMPLETE,
+    ID,
+    Checkpoint,
+    Dataset,
+    Member,
+    Part,
+    checkpoints,
+    encode,
+)
+from .steps import reached
+from .store import Store
+
+PREFIX = "lxcri-"
+SAFETY_TAG = "lxcri:safety"
+# What ZFS takes for the name of a snapshot, and what cannot be mistaken for an option.
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}")
+# What Proxmox takes (pve-configid), for its own snapshots.
+PROXMOX_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{1,39}")
+# One argument list has room for 128 KiB and more; this keeps far from it.
+_ARGUMENTS = 100_000
+
+Known = t.Mapping[str, t.Sequence[Checkpoint]]
+
+
+@dataclass
+class Outcome:
+    """What becomes of one container. plan: what changes, as data. timings: seconds by kind of work."""
+
+    container: str
+    name: str | None = None
+    plan: list[dict[str, t.Any]] = field(default_factory=list)
+    method: str | None = None
+    reasons: list[str] = field(default_factory=list)
+    checkpoint: Checkpoint | None = None
+    notes: list[str] = field(default_factory=list)
+    timings: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is something to do."""
+        return bool(self.plan)
+
+    def add(self, key: str, before: t.Any, after: t.Any) -> None:
+        """Plan a change."""
+        self.plan.append({"key": key, "before": before, "after": after})
+
+    def as_dict(self) -> dict[str, t.Any]:
+        """The result of a module for this container."""
+        return {
+            "container": self.container,
+            "name": self.name,
+            "changed": self.changed,
+            "plan": self.plan,
+            "method": self.method,
+            "reasons": self.reasons,
+            "checkpoint": describe(self.checkpoint) if self.checkpoint else None,
+            "notes": self.notes,
+            "timings": {kind: round(seconds, 3) for kind, seconds in self.timings.items()},
+        }
+
+
+def describe(checkpoint: Checkpoint) -> dict[str, t.Any]:
+    """A checkpoint as plain data."""
+    return {
+        "container": checkpoint.container,
+        "name": checkpoint.name,
+        "id": checkpoint.id,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(checkpoint.created)),
+        "complete": checkpoint.complete,
+        "safety": checkpoint.safety,
+        "method": checkpoint.method,
+        "reasons": list(checkpoint.reasons),
+        "memory": checkpoint.memory,
+        "archive": checkpoint.archive,
+        "holds": checkpoint.holds,
+        "clones": checkpoint.clones,
+        "members": [
+            {
+                "dataset": snapshot.dataset,
+                "snapshot": snapshot.short,
+                "guid": snapshot.guid,
+                "used": snapshot.used,
+                "written": snapshot.written,
+                "referenced": snapshot.referenced,
+            }
+            for snapshot in checkpoint.snapshots
+        ],
+    }
+
+
+def stamp(prefix: str = PREFIX, now: float | None = None) -> str:
+    """A name with the time in UTC."""
+    return prefix + time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
+
+
+def check_name(name: str) -> str:
+    """A name that ZFS takes.
+
+    Raises:
+        Failure: ``invalid_option``.
+    """
+    if not NAME.fullmatch(name):
+        raise Failure(
+            "invalid_option",
+            f"name: {name!r} cannot be the name of a checkpoint.",
+            "Use up to a hundred letters, digits and the characters _ . : -, beginning with a letter or digit.",
+        )
+    return name
+
+
+# -------------------------------------------------------------------------------------------------------- reading
+
+
+def known(
+    host: Host, containers: t.Sequence[Container], store: Store
+) -> tuple[dict[str, Dataset], dict[str, list[Checkpoint]]]:
+    """The datasets of containers, and their checkpoints from the oldest to the newest. One zfs call as a rule.
+
+    Volumes that a checkpoint has and the container no longer are read as well.
+    """
+    names = [dataset for container in containers for dataset in container.datasets]
+    datasets = host.zfs.read(names)
+    ids = {container.id for container in containers}
+    found = [checkpoint for checkpoint in checkpoints(datasets) if checkpoint.container in ids]
+    detached = {member.dataset for checkpoint in found for member in checkpoint.part.members} - set(datasets)
+    homes = {dataset.home for dataset in datasets.values()}
+    if detached - homes:
+        datasets = {**host.zfs.read(sorted(detached - homes)), **datasets}
+        found = [checkpoint for checkpoint in checkpoints(datasets) if checkpoint.container in ids]
+    result: dict[str, list[Checkpoint]] = {container.id: [] for container in containers}
+    for checkpoint in found:
+        result[checkpoint.container].append(_with_record(checkpoint, store))
+    for container in containers:
+        zfs_names = {checkpoint.name for checkpoint in result[container.id]}
+        others = [
+            _from_record(container.id, name, store) for name in store.names(container.id) if name not in zfs_names
+        ]
+        if any(others):
+            result[container.id] = sorted(
+                [*result[container.id], *filter(None, others)], key=lambda c: (c.created, c.order)
+            )
+    return datasets, result
+
+
+def _record(container: str, name: str, store: Store) -> dict[str, t.Any]:
+    try:
+        record = json.loads(store.load(container, name).get("record", "{}"))
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def _with_record(checkpoint: Checkpoint, store: Store) -> Checkpoint:
+    record = _record(checkpoint.container, checkpoint.name, store)
+    if record.get("id") != checkpoint.id:
+        return checkpoint
+    return replace(
+        checkpoint, memory=bool(record.get("memory")), reasons=tuple(str(reason) for reason in record["reasons"])
+    )
+
+
+def _from_record(container: str, name: str, store: Store) -> Checkpoint | None:
+    """A checkpoint that Proxmox has made; None when the record is one of ZFS, whose snapshots are gone."""
+    record = _record(container, name, store)
+    if record.get("method") not in ("snapshot", "vzdump"):
+        return None
+    return Checkpoint(
+        container=container,
+        name=name,
+        id=str(record["id"]),
+        created=int(record["created"]),
+        order=int(record["created"]),
+        part=Part(()),
+        snapshots=(),
+        complete=True,
+        method=record["method"],
+        reasons=tuple(str(reason) for reason in record["reasons"]),
+        archive=record.get("archive"),
+    )
+
+
+def require_volumes(host: Host, container: Container, datasets: t.Mapping[str, Dataset]) -> None:
+    """See that every volume on ZFS is there.
+
+    Raises:
+        Failure: ``pool_unavailable``, ``volume_missing``.
+    """
+    for volume in container.volumes:
+        if volume.dataset and volume.dataset not in datasets:
+            pool = volume.dataset.split("/")[0]
+            if host.run(["zpool", "list", "-H", "-o", "name", pool], timeout=30).rc:
+                raise Failure(
+                    "pool_unavailable",
+                    f"{volume.dataset} ({volume.key} of {container.id}): the pool {pool} is not imported.",
+                    "Import it with 'zpool import'.",
+                    dataset=volume.dataset,
+                    pool=pool,
+                    container=container.id,
+                )
+            raise Failure(
+                "volume_missing",
+                f"{volume.dataset} ({volume.key} of {container.id}) is not there.",
+                "Correct the container's configuration, or bring the volume back.",
+                dataset=volume.dataset,
+                container=container.id,
+            )
+
+
+def require_unlocked(container: Container) -> None:
+    """See that no operation of Proxmox is under way or was left unfinished.
+
+    Raises:
+        Failure: ``locked``.
+    """
+    if container.lock:
+        raise Failure(
+            "locked",
+            f"Container {container.id} is locked ({container.lock}).",
+            "Wait for the operation that holds the lock, or remove a stale lock with 'pct unlock'.",
+            container=container.id,
+            lock=container.lock,
+        )
+
+
+def choose_method(host: Host, container: Container) -> tuple[str, list[str]]:
+    """How a container is checkpointed: ``zfs``, ``snapshot`` or ``vzdump``, and why.
+
+    Raises:
+        Failure: ``no_method``.
+    """
+    against = [volume.reason for volume in container.volumes if not volume.dataset]
+    if not against and container.volumes:
+        return "zfs", ["All volumes are on ZFS."]
+    reasons = [f"Not zfs: {reason}." for reason in against] or ["Not zfs: the container has no volumes."]
+    if host.proxmox:
+        path = f"/nodes/localhost/lxc/{container.id}/feature"
+        feature = host.run(["pvesh", "get", path, "--feature", "snapshot", "--output-format", "json"], timeout=60)
+        if not feature.rc and re.search(r'"hasFeature"\s*:\s*(1|true)', feature.stdout):
+            return "snapshot", [*reasons, "Proxmox can take a snapshot of all volumes."]
+        reasons.append("Not snapshot: Proxmox has no snapshots on these storages.")
+        if container.volumes:
+            return "vzdump", [*reasons, "A backup is what is left."]
+    raise Failure(
+        "no_method",
+        f"Container {container.id} cannot be checkpointed. {' '.join(reasons)}",
+        "Move its volumes to ZFS.",
+        container=container.id,
+        reasons=reasons,
+    )
+
+
+# --------------------------------------------------------------------------------------------------------- taking
+
+
+def take(
+    host: Host,
+    store: Store,
+    ids: t.Sequence[str],
+    name: str | None = None,
+    prefix: str = PREFIX,
+    memory: bool = False,
+    check_mode: bool = False,
+    lock_timeout: float = 10,
+) -> list[Outcome]:
+    """A checkpoint of each container, those on ZFS together. A name that is there already is left as it is.
+
+    All containers are looked at before the first is touched. The outcomes are in the order of the ids.
+
+    Raises:
+        Failure: whatever stands against one of them; nothing was changed then.
+    """
+    begin = time.monotonic()
+    wanted = check_name(name) if name else stamp(check_name(prefix))
+    containers = [host.container(container_id) for container_id in ids]
+    datasets, sets = known(host, containers, store)
+    outcomes = {c.id: _plan(host, c, datasets, sets[c.id], wanted, memory) for c in containers}
+    due = [container for container in containers if outcomes[container.id].changed]
+    if due and not check_mode:
+        _take(host, store, due, outcomes, wanted, memory, lock_timeout)
+    for outcome in outcomes.values():
+        outcome.timings["total"] = time.monotonic() - begin
+    return [outcomes[container.id] for container in containers]
+
+
+def _plan(
+    host: Host,
+    container: Container,
+    datasets: t.Mapping[str, Dataset],
+    sets: t.Sequence[Checkpoint],
+    name: str,
+    memory: bool,
+) -> Outcome:
+    outcome = Outcome(container.id, name, notes=list(container.notes))
+    present = next((checkpoint for checkpoint in sets if checkpoint.name == name), None)
+    if present and present.complete:
+        outcome.checkpoint, outcome.method, outcome.reasons = present, present.method, list(present.reasons)
+        return outcome
+    require_unlocked(container)
+    require_volumes(host, container, datasets)
+    outcome.method, outcome.reasons = choose_method(host, container)
+    if memory:
+        process_memory.require(host.run, container, outcome.method)
+    for checkpoint in unfinished(sets):
+        outcome.add(checkpoint.name, "unfinished", None)
+    taken = [d for d in container.datasets if datasets[d].snapshot(name)]
+    if name in container.snapshots or (taken and not (present and not finished(present))):
+        raise Failure(
+            "name_taken",
+            f"Container {container.id} has a snapshot {name} that is no complete checkpoint.",
+            "Choose another name, or remove it.",
+            container=container.id,
+            dataset=taken[0] if taken else None,
+        )
+    if outcome.method == "snapshot" and not PROXMOX_NAME.fullmatch(name):
+        raise Failure(
+            "invalid_option",
+            f"name: Proxmox does not take {name!r} for a snapshot of {container.id}.",
+            "Use two to forty letters, digits, - and _, beginning with a letter.",
+        )
+    pools = {dataset.split("/")[0] for dataset in container.datasets}
+    if outcome.method == "zfs" and len(pools) > 1:
+        outcome.notes.append(
+            f"The volumes are on {len(pools)} pools ({', '.join(sorted(pools))}): between the pools only freezing "
+            "makes the checkpoint consistent."
+        )
+    outcome.add(name, None, outcome.method)
+    return outcome
+
+
+def finished(checkpoint: Checkpoint) -> bool:
+    """Whether the run that took it came to its end. It may lack a member even so, if a volume was destroyed since."""
+    return all(snapshot.properties.get(COMPLETE) == checkpoint.id for snapshot in checkpoint.snapshots)
+
+
+def unfinished(sets: t.Iterable[Checkpoint]) -> list[Checkpoint]:
+    """What interrupted runs have left, and nothing keeps."""
+    return [c for c in sets if c.method == "zfs" and not finished(c) and not c.holds and not c.clones]
+
+
+def _take(
+    host: Host,
+    store: Store,
+    due: t.Sequence[Container],
+    outcomes: t.Mapping[str, Outcome],
+    name: str,
+    memory: bool,
+    lock_timeout: float,
+) -> None:
+    with host.locked([container.id for container in due], lock_timeout):
+        # What was read before the locks were there may have changed.
+        due = [host.container(container.id) for container in due]
+        datasets, sets = known(host, due, store)
+        for container in due:
+            require_unlocked(container)
+            require_volumes(host, container, datasets)
+        thaw_leftovers([container.id for container in due], host.run)
+        destroy(host, store, [c for container in due for c in unfinished(sets[container.id])], datasets)
+        reached("present:cleaned")
+        on_zfs = [container for container in due if outcomes[container.id].method == "zfs"]
+        if on_zfs:
+            _take_zfs(host, store, on_zfs, outcomes, datasets, name, memory)
+    for container in due:
+        outcome = outcomes[container.id]
+        if outcome.method != "zfs":
+            # Proxmox takes the lock itself.
+            outcome.checkpoint = _take_by_proxmox(host, store, container, name, outcome)
+
+
+def _take_zfs(
+    host: Host,
+    store: Store,
+    containers: t.Sequence[Container],
+    outcomes: t.Mapping[str, Outcome],
+    datasets: t.Mapping[str, Dataset],
+    name: str,
+    memory: bool,
+) -> None:
+    run_id = uuid.uuid4().hex
+    parts = _parts(containers, datasets)
+    mounted = [d for c in containers for d in c.datasets if datasets[d].mounted]
+    with _undone(host, store, parts, name, run_id):
+        begin = time.monotonic()
+        with Frozen([c.id for c in containers if c.running], host.run):
+            frozen = time.monotonic()
+            reached("present:frozen")
+            if mounted:
+                _sync(host, [datasets[dataset].mountpoint or "" for dataset in mounted])
+            reached("present:synced")
+            if memory:
+                for container in containers:
+                    process_memory.dump(host.run, container, store.directory(container.id, name))
+                reached("present:dumped")
+            synced = time.monotonic()
+            _snapshot(host, parts, name, run_id)
+            snapshot = time.monotonic()
+        thawed = time.monotonic()
+        reached("present:thawed")
+        _finish(host, store, containers, parts, name, run_id, outcomes=outcomes, memory=memory)
+    _datasets, sets = known(host, containers, store)
+    for container in containers:
+        outcome = outcomes[container.id]
+        outcome.checkpoint = next((c for c in sets[container.id] if c.id == run_id), None)
+        outcome.timings.update(
+            freeze=frozen - begin + thawed - snapshot,
+            sync=synced - frozen,
+            zfs=snapshot - synced,
+            frozen=thawed - frozen if container.running else 0.0,
+        )
+
+
+def snapshot_all(
+    host: Host, store: Store, containers: t.Sequence[Container], name: str, safety: bool = False
+) -> dict[str, Checkpoint]:
+    """A checkpoint of containers that do not run, by their ids. The caller holds their locks.
+
+    Raises:
+        Failure: as ``zfs_failure``; nothing is left of it then.
+    """
+    run_id = uuid.uuid4().hex
+    datasets = host.zfs.read([dataset for container in containers for dataset in container.datasets])
+    parts = _parts(containers, datasets)
+    with _undone(host, store, parts, name, run_id):
+        _snapshot(host, parts, name, run_id, safety)
+        _finish(host, store, containers, parts, name, run_id, safety=safety)
+    _datasets, sets = known(host, containers, store)
+    return {c.container: c for of_container in sets.values() for c in of_container if c.id == run_id}
+
+
+@contextlib.contextmanager
+def _undone(host: Host, store: Store, parts: t.Mapping[str, Part], name: str, run_id: str) -> t.Iterator[None]:
+    """Whatever fails, nothing is left of the checkpoint."""
+    try:
+        yield
+    except Failure:
+        # Only what this run has made: a snapshot of that name may be the very reason of the failure.
+        members = [member.dataset for part in parts.values() for member in part.members]
+        for dataset in host.zfs.read(members).values():
+            snapshot = dataset.snapshot(name)
+            if snapshot and snapshot.properties.get(ID) == run_id:
+                host.run(["zfs", "destroy", snapshot.name], timeout=60)
+        for container in parts:
+            store.remove(container, name)
+        raise
+
+
+def _parts(containers: t.Sequence[Container], datasets: t.Mapping[str, Dataset]) -> dict[str, Part]:
+    return {
+        container.id: Part(
+            tuple(Member(dataset, datasets[dataset].refquota) for dataset in container.datasets),
+            hashlib.sha256(container.config.encode(errors="surrogateescape")).hexdigest(),
+        )
+        for container in containers
+    }
+
+
+def _sync(host: Host, mountpoints: t.Sequence[str]) -> None:
+    done = host.run(["sync", "--file-system", *mountpoints], timeout=50)
+    if done.rc:
+        raise Failure("sync_failed", f"The file systems could not be synced: {done.stderr.strip()[-300:]}")
+
+
+def _snapshot(host: Host, parts: t.Mapping[str, Part], name: str, run_id: str, safety: bool = False) -> None:
+    """One command for each pool: all its snapshots are of one transaction."""
+    properties = [f"{key}={value}" for key, value in encode(run_id, parts, safety).items()]
+    options = [word for text in properties for word in ("-o", text)]
+    by_pool: dict[str, list[str]] = {}
+    for part in parts.values():
+        for member in part.members:
+            by_pool.setdefault(member.dataset.split("/")[0], []).append(f"{member.dataset}@{name}")
+    for pool, names in sorted(by_pool.items()):
+        done = host.run(["zfs", "snapshot", *options, *names], timeout=50)
+        if done.rc:
+            raise zfs_failure(done, f"No snapshots on the pool {pool}", pool=pool, dataset=names[0].split("@")[0])
+        reached(f"present:snapshot:{pool}")
+
+
+def _finish(
+    host: Host,
+    store: Store,
+    containers: t.Sequence[Container],
+    parts: t.Mapping[str, Part],
+    name: str,
+    run_id: str,
+    *,
+    safety: bool = False,
+    outcomes: t.Mapping[str, Outcome] | None = None,
+    memory: bool = False,
+) -> None:
+    """Keep the files, then set the mark without which a checkpoint is not offered."""
+    for container in containers:
+        record = {
+            "id": run_id,
+            "method": "zfs",
+            "created": int(time.time()),
+            "reasons": outcomes[container.id].reasons if outcomes else [],
+            "memory": memory,
+            "safety": safety,
+        }
+        files = {"config": container.config, "firewall": container.firewall, "record": json.dumps(record)}
+        store.save(container.id, name, files)
+    reached("present:stored")
+    snapshots = [f"{member.dataset}@{name}" for part in parts.values() for member in part.members]
+    host.zfs.do("set", f"{COMPLETE}={run_id}", *snapshots, message="The checkpoint could not be marked as complete")
+    reached("present:complete")
+
+
+def _take_by_proxmox(host: Host, store: Store, container: Container, name: str, outcome: Outcome) -> Checkpoint:
+    """A checkpoint that Proxmox takes, with a record of it."""
+    archive = None
+    if outcome.method == "snapshot":
+        argv = ["pct", "snapshot", container.id, name, "--description", "Checkpoint of lxcri.proxmox"]
+    else:
+        argv = ["vzdump", container.id, "--compress", "zstd", "--mode", "suspend" if container.running else "stop"]
+    done = host.run(argv, timeout=None)
+    if done.rc:
+        raise Failure(
+            "task_failed",
+            f"{argv[0]} failed for container {container.id}: {(done.stderr or done.stdout).strip()[-500:]}",
+            container=container.id,
+        )
+    if outcome.method == "vzdump":
+        found = re.search(r"creating vzdump archive '([^']+)'", done.stdout + done.stderr)
+        archive = found.group(1) if found else None
+    record = {
+        "id": uuid.uuid4().hex,
+        "method": outcome.method,
+        "created": int(time.time()),
+        "reasons": outcome.reasons,
+        "archive": archive,
+    }
+    files = {"config": container.config, "firewall": container.firewall, "record": json.dumps(record)}
+    store.save(container.id, name, files)
+    made = _from_record(container.id, name, store)
+    if made is None:
+        raise Failure("record_missing", f"The record of the checkpoint {name} of {container.id} cannot be read back.")
+    return made
+
+
+# ------------------------------------------------------------------------------------------------------- removing
+
+
+def destroy(host: Host, store: Store, doomed: t.Sequence[Checkpoint], datasets: t.Mapping[str, Dataset]) -> None:
+    """Remove checkpoints: their snapshots, their files, and datasets that were set aside for them alone.
+
+    Raises:
+        Failure: as ``zfs_failure``.
+    """
+    by_dataset: dict[str, list[str]] = {}
+    for checkpoint in doomed:
+        for snapshot in checkpoint.snapshots:
+            if checkpoint.safety and snapshot.holds:
+                # The only hold that is the collection's own to release; any other makes the removal fail.
+                host.run(["zfs", "release", SAFETY_TAG, snapshot.name], timeout=60)
+            by_dataset.setdefault(snapshot.dataset, []).append(snapshot.short)
+    for dataset, names in sorted(by_dataset.items()):
+        for batch in _batches(names):
+            host.zfs.do("destroy", f"{dataset}@{','.join(batch)}", message=f"The checkpoints of {dataset} stay")
+            reached("absent:destroyed")
+        aside = datasets.get(dataset)
+        if aside and aside.aside and not {snapshot.short for snapshot in aside.snapshots} - set(names):
+            host.zfs.do("destroy", dataset, message=f"{dataset}, which was set aside, stays")
+    for checkpoint in doomed:
+        if checkpoint.method == "snapshot":
+            _proxmox(host, ["pct", "delsnapshot", checkpoint.container, checkpoint.name])
+        elif checkpoint.method == "vzdump" and checkpoint.archive:
+            _proxmox(host, ["rm", "-f", "--", checkpoint.archive])
+        store.remove(checkpoint.container, checkpoint.name)
+
+
+def _proxmox(host: Host, argv: t.Sequence[str]) -> None:
+    done = host.run(argv, timeout=None)
+    if done.rc:
+        raise Failure("task_failed", f"{' '.join(argv[:2])} failed: {(done.stderr or done.stdout).strip()[-500:]}")
+
+
+def _batches(names: t.Sequence[str]) -> t.Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for name in names:
+        if batch and size + len(name) > _ARGUMENTS:
+            yield batch
+            batch, size = [], 0
+        batch.append(name)
+        size += len(name) + 1
+    if batch:
+        yield batch
+
+
+def require_removable(checkpoint: Checkpoint) -> None:
+    """See that nothing keeps a checkpoint.
+
+    Raises:
+        Failure: ``held``, ``has_clones``.
+    """
+    own = 1 if checkpoint.safety else 0
+    kept = next((s for s in checkpoint.snapshots if s.holds > own or s.clones), None)
+    if kept and kept.clones:
+        raise Failure(
+            "has_clones",
+            f"{kept.name} has clones: {', '.join(kept.clones)}.",
+            "Remove the clones, or promote them. What a restore has set aside goes with its safety checkpoint.",
+            dataset=kept.dataset,
+            container=checkpoint.container,
+            clones=list(kept.clones),
+        )
+    if kept:
+        raise Failure(
+            "held",
+            f"{kept.name} is held.",
+            "See 'zfs holds'; release it with release: TAG, or end the replication that needs it.",
+            dataset=kept.dataset,
+            container=checkpoint.container,
+        )
+
+
+def remove(
+    host: Host, store: Store, ids: t.Sequence[str], name: str, check_mode: bool, lock_timeout: float = 10
+) -> list[Outcome]:
+    """Remove the checkpoint of that name from each container that has it, also an incomplete one.
+
+    Raises:
+        Failure: as ``require_removable``; nothing was changed then.
+    """
+    containers = [host.container(container_id) for container_id in ids]
+    datasets, sets = known(host, containers, store)
+    outcomes = [Outcome(container.id, name) for container in containers]
+    doomed = [c for container in containers for c in sets[container.id] if c.name == name]
+    for checkpoint in doomed:
+        require_removable(checkpoint)
+        next(o for o in outcomes if o.container == checkpoint.container).add(name, checkpoint.method, None)
+    if doomed and not check_mode:
+        with host.locked(sorted({checkpoint.container for checkpoint in doomed}), lock_timeout):
+            destroy(host, store, doomed, datasets)
+    return outcomes
+
+
+def prune(
+    host: Host,
+    store: Store,
+    ids: t.Sequence[str],
+    keep: t.Mapping[str, int],
+    timezone: str | None = None,
+    prefix: str = PREFIX,
+    spare: t.Collection[str] = (),
+    check_mode: bool = False,
+    lock_timeout: float = 10,
+) -> list[Outcome]:
+    """Remove complete checkpoints that no rule keeps. Never one that is held or has clones, nor the newest.
+
+    prefix: only names that begin with it. spare: names that stay. In check mode a checkpoint that would be taken first
+    is not counted.
+
+    Raises:
+        Failure: ``invalid_option``, or as ``zfs_failure``.
+    """
+    containers = [host.container(container_id) for container_id in ids]
+    datasets, sets = known(host, containers, store)
+    outcomes = [Outcome(container.id) for container in containers]
+    doomed: list[Checkpoint] = []
+    for outcome in outcomes:
+        own = [c for c in sets[outcome.container] if c.complete and not c.safety and c.name.startswith(prefix)]
+        going, notes = expired(own, keep, timezone, spare, time.time())
+        outcome.notes += notes
+        for checkpoint in going:
+            outcome.add(checkpoint.name, checkpoint.method, None)
+        doomed += going
+    if doomed and not check_mode:
+        with host.locked(sorted({checkpoint.container for checkpoint in doomed}), lock_timeout):
+            destroy(host, store, doomed, datasets)
+    return outcomes
+
+
+def expired(
+    own: t.Sequence[Checkpoint],
+    keep: t.Mapping[str, int],
+    timezone: str | None,
+    spare: t.Collection[str],
+    now: float,
+) -> tuple[list[Checkpoint], list[str]]:
+    """Which of one container's complete checkpoints no rule keeps, and what is odd about them. Pure.
+
+    Raises:
+        Failure: ``invalid_option``: a rule or a time zone that is none.
+    """
+    entries = {
+        checkpoint.name: Entry(
+            checkpoint.name,
+            checkpoint.created,
+            protected=bool(checkpoint.holds or checkpoint.clones),
+            order=place,
+        )
+        for place, checkpoint in enumerate(own)
+    }
+    try:
+        verdicts = retain(entries.values(), keep, timezone)
+    except ValueError as error:
+        raise Failure("invalid_option", f"keep: {error}.") from None
+    gone = {verdict.entry.identity for verdict in verdicts if not verdict.keep} - set(spare)
+    newest = own[-1].name if own else None
+    notes = [
+        f"{entry.identity} is dated in the future and takes the place of one that is really the newest."
+        for entry in future_dated(entries.values(), now)
+    ]
+    return [c for c in own if c.name in gone and c.name != newest], notes
+
+
+# -------------------------------------------------------------------------------------------------------- holding
+
+
+def hold(
+    host: Host, store: Store, ids: t.Sequence[str], name: str, tag: str, held: bool, check_mode: bool
+) -> list[Outcome]:
+    """Hold a checkpoint with a tag, or release it.
+
+    Raises:
+        Failure: ``checkpoint_missing``, ``invalid_option``, or as ``zfs_failure``.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,200}", tag):
+        raise Failure("invalid_option", f"{tag!r} cannot be the tag of a hold.")
+    containers = [host.container(container_id) for container_id in ids]
+    _datasets, sets = known(host, containers, store)
+    outcomes = [Outcome(container.id, name) for container in containers]
+    todo: list[str] = []
+    for outcome in outcomes:
+        found = next((c for c in sets[outcome.container] if c.name == name and c.method == "zfs"), None)
+        if not found:
+            if held and not check_mode:
+                raise missing(outcome.container, name, sets[outcome.container])
+            continue
+        names = [snapshot.name for snapshot in found.snapshots]
+        listed = host.zfs.do("holds", "-H", *names) if found.holds else ""
+        with_tag = {line.split("\t")[0] for line in listed.splitlines() if line.split("\t")[1] == tag}
+        differing = [snapshot for snapshot in names if (snapshot in with_tag) != held]
+        if differing:
+            outcome.add(f"{name} hold {tag}", None if held else tag, tag if held else None)
+            todo += differing
+    if todo and not check_mode:
+        host.zfs.do("hold" if held else "release", tag, *todo)
+    return outcomes
+
+
+def missing(container: str, name: str | None, there: t.Sequence[Checkpoint]) -> Failure:
+    """There is no such checkpoint."""
+    names = [checkpoint.name for checkpoint in there if checkpoint.complete]
+    what = f"no complete checkpoint {name}" if name else "no complete checkpoint"
+    return Failure(
+        "checkpoint_missing",
+        f"Container {container} has {what}.",
+        f"It has: {', '.join(names[-20:])}." if names else "It has none.",
+        container=container,
+        names=names,
+    )

@@ -1,0 +1,399 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The machine that has the containers: a node of Proxmox, or a host with plain LXC."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import os
+import re
+import time
+import typing as t
+from dataclasses import dataclass
+
+from ..api.errors import Failure
+from .commands import Run, run_here, zfs_failure
+from .model import ASIDE_PARENT, COLUMNS, Dataset, parse_list
+from .store import read_text
+
+PVE = "/etc/pve"
+DEFAULT_PATTERN = "tank/containers/<id>"
+
+
+class Zfs:
+    """The zfs command of a machine."""
+
+    def __init__(self, run: Run = run_here) -> None:
+        self.run = run
+
+    def read(self, datasets: t.Sequence[str], recursive: bool = False) -> dict[str, Dataset]:
+        """Datasets with their snapshots and bookmarks, and those set aside beside them, in one call.
+
+        Names that do not exist are missing in the answer.
+
+        Raises:
+            Failure: as ``zfs_failure``.
+        """
+        if not datasets:
+            return {}
+        asides = {f"{parent}/{ASIDE_PARENT}" for name in datasets for parent in _parents(name)}
+        depth = ["-r"] if recursive else ["-d", "2"]
+        kinds = "filesystem,volume,snapshot,bookmark"
+        argv = ["zfs", "list", "-Hp", *depth, "-t", kinds, "-o", ",".join(COLUMNS), *datasets, *sorted(asides)]
+        done = self.run(argv, timeout=300)
+        unexpected = [
+            line for line in done.stderr.splitlines() if "dataset does not exist" not in line and line.strip()
+        ]
+        if done.rc and unexpected:
+            raise zfs_failure(done, "The datasets cannot be listed")
+        return parse_list(done.stdout)
+
+    def do(self, *argv: str, message: str = "", timeout: float | None = 300) -> str:
+        """What a zfs command prints.
+
+        Raises:
+            Failure: as ``zfs_failure``.
+        """
+        done = self.run(["zfs", *argv], timeout=timeout)
+        if done.rc:
+            raise zfs_failure(done, message)
+        return done.stdout
+
+
+def _parents(dataset: str) -> list[str]:
+    """The dataset's parent and those above it: where something of it can have been set aside."""
+    parts = dataset.split("/")
+    return ["/".join(parts[:length]) for length in range(1, len(parts))][-2:]
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A volume of a container.
+
+    key: of the configuration (``rootfs``, ``mp0``), ``dataset`` on plain LXC. volid: as the configuration names it.
+    dataset: where it is on ZFS. reason: why it is not.
+    """
+
+    key: str
+    volid: str
+    dataset: str | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Container:
+    """A container as it is. config, firewall: the texts of its files. lock: what holds it. snapshots: Proxmox's own."""
+
+    id: str
+    volumes: tuple[Volume, ...]
+    running: bool
+    config: str = ""
+    firewall: str = ""
+    lock: str | None = None
+    snapshots: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """Its volumes on ZFS."""
+        return tuple(volume.dataset for volume in self.volumes if volume.dataset)
+
+
+# ----------------------------------------------------------------------------------- files of Proxmox, pure
+
+
+def top_section(config: str) -> str:
+    """The part of N.conf that is in force: what stands above the first section."""
+    return re.split(r"^\[", config, maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def values(config: str) -> dict[str, str]:
+    """The keys in force. Of a key that is there twice the last one counts (parse_pct_config of PVE/LXC/Config.pm)."""
+    found = re.findall(r"^([a-z][a-z_]*\d*):\s*(.+?)\s*$", top_section(config), re.MULTILINE)
+    return dict(found)
+
+
+def sections(config: str) -> tuple[str, ...]:
+    """The names of the snapshots of Proxmox in N.conf."""
+    return tuple(re.findall(r"^\[([A-Za-z][A-Za-z0-9_-]+)\]\s*$", config, re.MULTILINE))
+
+
+def storages(text: str) -> dict[str, dict[str, str]]:
+    """storage.cfg by the names of storages; the kind is the key ``type``."""
+    found: dict[str, dict[str, str]] = {}
+    current: dict[str, str] = {}
+    for line in text.splitlines():
+        begin = re.match(r"^([a-z]+):\s*(\S+)\s*$", line)
+        if begin:
+            current = found.setdefault(begin.group(2), {"type": begin.group(1)})
+        elif line.strip() and line[0].isspace():
+            key, _space, value = line.strip().partition(" ")
+            current[key] = value.strip()
+    return found
+
+
+def volumes_of(config: str, known: t.Mapping[str, t.Mapping[str, str]]) -> tuple[list[Volume], list[str]]:
+    """The volumes of a configuration, and notes on mounts that are none."""
+    found: list[Volume] = []
+    notes: list[str] = []
+    for key, value in values(config).items():
+        if not re.fullmatch(r"rootfs|mp\d+", key):
+            continue
+        volid = re.sub(r"^volume=", "", value.split(",")[0])
+        storage, _colon, name = volid.partition(":")
+        if volid.startswith("/"):
+            notes.append(f"{key} ({volid}) is a directory or device of the node and not part of checkpoints.")
+        elif known.get(storage, {}).get("type") == "zfspool":
+            # A linked clone is BASE/VOLUME; the dataset lies beside its base (path of ZFSPoolPlugin.pm).
+            found.append(Volume(key, volid, f"{known[storage]['pool']}/{name.rsplit('/', 1)[-1]}"))
+        else:
+            kind = known.get(storage, {}).get("type", "unknown")
+            found.append(Volume(key, volid, None, f"{key} is on {storage}, a storage of the type {kind}"))
+    return sorted(found, key=lambda volume: (volume.key != "rootfs", len(volume.key), volume.key)), notes
+
+
+def with_lock(config: str, word: str | None) -> str:
+    """N.conf with its lock set or removed."""
+    head = top_section(config)
+    rest = config[len(head) :]
+    head = re.sub(r"^lock:.*\n?", "", head, flags=re.MULTILINE)
+    if word:
+        comments = re.match(r"(?:#.*\n)*", head)
+        end = comments.end() if comments else 0
+        head = f"{head[:end]}lock: {word}\n{head[end:]}"
+    return head + rest
+
+
+# ------------------------------------------------------------------------------------------------------ hosts
+
+
+class Host:
+    """What both kinds of machine have in common."""
+
+    proxmox = False
+    lock_pattern = "/run/lock/lxcri/{}.lock"
+
+    def __init__(self, zfs: Zfs, run: Run = run_here) -> None:
+        self.zfs = zfs
+        self.run = run
+
+    def ids(self) -> list[str]:
+        """All containers."""
+        raise NotImplementedError
+
+    def container(self, container_id: str) -> Container:
+        """A container as it is."""
+        raise NotImplementedError
+
+    def mark_locked(self, container_id: str, word: str | None) -> None:
+        """Lock the container's configuration, or unlock it. Plain LXC has nothing like that."""
+
+    def write_config(self, container_id: str, text: str) -> None:
+        """Replace the container's configuration."""
+        raise NotImplementedError
+
+    def write_firewall(self, container_id: str, text: str) -> None:
+        """Replace the container's firewall rules. Plain LXC has none."""
+
+    def _power(self, container_id: str, start: bool) -> t.Sequence[str]:
+        raise NotImplementedError
+
+    def start(self, container_id: str) -> None:
+        """Start a container.
+
+        Raises:
+            Failure: ``start_failed``.
+        """
+        done = self.run(self._power(container_id, True), timeout=300)
+        if done.rc:
+            raise Failure(
+                "start_failed",
+                f"Container {container_id} does not start: {(done.stderr or done.stdout).strip()[-400:]}",
+                f"See 'lxc-start -F -n {container_id} -l DEBUG -o /tmp/start.log'.",
+                container=container_id,
+            )
+
+    def stop(self, container_id: str) -> None:
+        """Stop a container at once, as a rollback of Proxmox does.
+
+        Raises:
+            Failure: ``stop_failed``.
+        """
+        done = self.run(self._power(container_id, False), timeout=120)
+        deadline = time.monotonic() + 30
+        while not done.rc and running(self.run, container_id):
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.2)
+        if done.rc or running(self.run, container_id):
+            raise Failure(
+                "stop_failed",
+                f"Container {container_id} does not stop: {(done.stderr or done.stdout).strip()[-400:]}",
+                container=container_id,
+            )
+
+    @contextlib.contextmanager
+    def locked(self, ids: t.Iterable[str], timeout: float = 10) -> t.Iterator[None]:
+        """Hold the lock files of containers, which Proxmox's own operations take too. A dead process holds none.
+
+        Raises:
+            Failure: ``lock_timeout``.
+        """
+        with contextlib.ExitStack() as stack:
+            deadline = time.monotonic() + timeout
+            for container_id in sorted(set(ids)):
+                path = self.lock_pattern.format(container_id.replace("/", "_"))
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                # As lock_file of PVE::Tools: opened for appending, never removed.
+                file = stack.enter_context(open(path, "a", encoding="utf-8"))
+                while True:
+                    try:
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        break
+                    except BlockingIOError:
+                        if time.monotonic() > deadline:
+                            raise Failure(
+                                "lock_timeout",
+                                f"Another operation holds {path}.",
+                                "Run again when it has ended.",
+                                file=path,
+                                container=container_id,
+                            ) from None
+                        time.sleep(0.1)
+            yield
+
+
+def running(run: Run, name: str) -> bool:
+    """Whether LXC runs a container of that name (also frozen, starting or stopping)."""
+    done = run(["lxc-info", "-n", name, "-sH"], timeout=30)
+    return done.rc == 0 and done.stdout.strip() not in ("", "STOPPED")
+
+
+class ProxmoxHost(Host):
+    """A node of Proxmox."""
+
+    proxmox = True
+    lock_pattern = "/run/lock/lxc/pve-config-{}.lock"
+
+    def ids(self) -> list[str]:
+        """The containers of this node."""
+        names = (os.path.basename(path)[: -len(".conf")] for path in glob.glob(f"{PVE}/lxc/*.conf"))
+        return sorted((name for name in names if name.isdigit()), key=int)
+
+    def container(self, container_id: str) -> Container:
+        """A container of this node.
+
+        Raises:
+            Failure: ``container_missing``.
+        """
+        config = read_text(f"{PVE}/lxc/{container_id}.conf") if container_id.isdigit() else None
+        if config is None:
+            raise Failure(
+                "container_missing",
+                f"There is no container {container_id} on this node.",
+                "Run the module on the node that has it.",
+                container=container_id,
+            )
+        volumes, notes = volumes_of(config, storages(read_text(f"{PVE}/storage.cfg") or ""))
+        return Container(
+            id=container_id,
+            volumes=tuple(volumes),
+            running=running(self.run, container_id),
+            config=config,
+            firewall=read_text(f"{PVE}/firewall/{container_id}.fw") or "",
+            lock=values(config).get("lock"),
+            snapshots=sections(config),
+            notes=tuple(notes),
+        )
+
+    def mark_locked(self, container_id: str, word: str | None) -> None:
+        """Lock the container's configuration for all of Proxmox's operations, or unlock it."""
+        path = f"{PVE}/lxc/{container_id}.conf"
+        before = read_text(path)
+        if before is not None and with_lock(before, word) != before:
+            self.write_config(container_id, with_lock(before, word))
+
+    def write_config(self, container_id: str, text: str) -> None:
+        """Replace N.conf in one step."""
+        _replace(f"{PVE}/lxc/{container_id}.conf", text)
+
+    def write_firewall(self, container_id: str, text: str) -> None:
+        """Replace N.fw in one step."""
+        _replace(f"{PVE}/firewall/{container_id}.fw", text)
+
+    def _power(self, container_id: str, start: bool) -> t.Sequence[str]:
+        return ["pct", "start" if start else "stop", container_id, "--skiplock"]
+
+
+def _replace(path: str, text: str) -> None:
+    """Replace a file of pmxcfs, which renames over a file but neither changes modes nor knows links."""
+    temporary = f"{path}.tmp.{os.getpid()}"
+    with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(text)
+    os.rename(temporary, path)
+
+
+class LxcHost(Host):
+    """A host with LXC on ZFS, without Proxmox. A container is a dataset, with those below it."""
+
+    def __init__(
+        self, zfs: Zfs, run: Run = run_here, datasets: t.Sequence[str] = (), pattern: str = DEFAULT_PATTERN
+    ) -> None:
+        super().__init__(zfs, run)
+        if "<id>" not in pattern:
+            raise Failure("invalid_option", f"dataset_pattern: {pattern!r} has no <id> in it.")
+        self.pattern = pattern
+        self.roots = {dataset.rstrip("/").rsplit("/", 1)[-1]: dataset.rstrip("/") for dataset in datasets}
+
+    def ids(self) -> list[str]:
+        """The containers given by their datasets, or else all that the pattern matches."""
+        if self.roots:
+            return sorted(self.roots)
+        before, _id, after = self.pattern.partition("<id>")
+        parent = before.rsplit("/", 1)[0]
+        done = self.run(["zfs", "list", "-Hp", "-r", "-t", "filesystem", "-o", "name", parent], timeout=60)
+        pattern = re.compile(re.escape(before) + r"([^/]+)" + re.escape(after))
+        found = (match.group(1) for match in map(pattern.fullmatch, done.stdout.splitlines()) if match)
+        return sorted(name for name in found if name != ASIDE_PARENT)
+
+    def container(self, container_id: str) -> Container:
+        """A container by its dataset, whose last component is the name that LXC knows.
+
+        Raises:
+            Failure: ``container_missing``.
+        """
+        root = self.roots.get(container_id, self.pattern.replace("<id>", container_id))
+        done = self.run(["zfs", "list", "-Hp", "-r", "-t", "filesystem,volume", "-o", "name", root], timeout=60)
+        names = [name for name in done.stdout.split("\n") if name and ASIDE_PARENT not in name.split("/")]
+        if root not in names:
+            raise Failure(
+                "container_missing",
+                f"There is no dataset {root} for container {container_id}.",
+                "See dataset_pattern and datasets, and 'zfs list'.",
+                container=container_id,
+                dataset=root,
+            )
+        return Container(
+            id=container_id,
+            volumes=tuple(Volume("dataset", name, name) for name in sorted(names)),
+            running=running(self.run, container_id),
+            config=read_text(f"/var/lib/lxc/{container_id}/config") or "",
+        )
+
+    def write_config(self, container_id: str, text: str) -> None:
+        """Replace the configuration of LXC."""
+        os.makedirs(f"/var/lib/lxc/{container_id}", exist_ok=True)
+        _replace(f"/var/lib/lxc/{container_id}/config", text)
+
+    def _power(self, container_id: str, start: bool) -> t.Sequence[str]:
+        return ["lxc-start", "-d", "-n", container_id] if start else ["lxc-stop", "-k", "-n", container_id]
+
+
+def find_host(zfs: Zfs, run: Run = run_here, datasets: t.Sequence[str] = (), pattern: str = DEFAULT_PATTERN) -> Host:
+    """The kind of machine that this is. Where datasets are given, they are meant and not Proxmox's containers."""
+    if not datasets and os.path.isdir(f"{PVE}/lxc"):
+        return ProxmoxHost(zfs, run)
+    return LxcHost(zfs, run, datasets, pattern)
