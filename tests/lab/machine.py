@@ -85,7 +85,7 @@ def parse_result(stdout: str, stderr: str) -> dict[str, t.Any]:
 
 
 class ModuleServer:
-    """The process in the machine that runs modules, see image/root/usr/lib/lab/modules."""
+    """The process in the machine that runs modules, see image/root/usr/lib/lab/modules.py."""
 
     def __init__(self, directory: Path) -> None:
         self.channel = Channel(directory, "modules")
@@ -119,6 +119,8 @@ class Machine:
         self.directory = directory
         self.emulator = Emulator(directory)
         self.snapshot = "ready"
+        self.agent: t.Any = None
+        self.modules: t.Any = None
 
     # ---------------------------------------------------------------------------------------- beginning and end
 
@@ -168,8 +170,10 @@ class Machine:
 
     def stop(self) -> None:
         """End it, and leave nothing behind."""
-        with contextlib.suppress(AttributeError):
-            self.emulator.stop()
+        self.emulator.stop()
+        for side in (self.agent, self.modules):
+            if side:
+                side.channel.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def reset(self) -> None:
@@ -205,6 +209,8 @@ class Machine:
         env: dict[str, str] | None = None,
     ) -> Result:
         """Run a command, text by a shell, as root.
+
+        It has ended when nobody has its output open any more: what it leaves in the background must write elsewhere.
 
         Raises:
             CommandError: it has failed, and ``check`` is set.
@@ -314,6 +320,22 @@ def arguments(name: str, options: t.Mapping[str, t.Any], check_mode: bool, diff:
     }
 
 
+# In the machine a module dies of SIGKILL at the step that LAB_KILL_AT names.
+KILL = '''
+
+import os
+import signal
+
+note = reached
+
+
+def reached(step: str) -> None:
+    note(step)
+    if os.environ.get("LAB_KILL_AT") == step:
+        os.kill(os.getpid(), signal.SIGKILL)
+'''
+
+
 def packages() -> bytes:
     """An archive of what a module imports."""
     buffer = io.BytesIO()
@@ -339,6 +361,11 @@ def packages() -> bytes:
         empty(f"{COLLECTION}/plugins/modules")
         for kind in ("module_utils", "modules"):
             add(ROOT / "plugins" / kind, f"{COLLECTION}/plugins/{kind}")
+        steps = ROOT / "plugins/module_utils/zfs/steps.py"
+        deadly = (steps.read_text(encoding="utf-8") + KILL).encode()
+        entry = tarfile.TarInfo(f"{COLLECTION}/plugins/module_utils/zfs/steps.py")
+        entry.size = len(deadly)
+        archive.addfile(entry, io.BytesIO(deadly))
     return buffer.getvalue()
 
 

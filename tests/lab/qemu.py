@@ -68,6 +68,9 @@ class Channel:
         descriptor = os.open(directory, os.O_RDONLY)
         try:
             self.socket.connect(f"/proc/self/fd/{descriptor}/{name}")
+        except OSError:
+            self.socket.close()
+            raise
         finally:
             os.close(descriptor)
 
@@ -206,6 +209,7 @@ class Emulator:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.process: subprocess.Popen[bytes] | None = None
+        self.monitor: t.Any = None
 
     def start(self, layer: Path, accelerator: str, snapshot: str | None, bound: bool = True, lock: int = -1) -> None:
         """Start it, and wait until its monitor answers.
@@ -249,9 +253,11 @@ class Emulator:
         if self.process:
             self.process.kill()
             self.process.wait()
-        else:
+        elif self.monitor:
             with contextlib.suppress(LabError, OSError):
                 self.monitor.execute("quit")
+        if self.monitor:
+            self.monitor.channel.close()
 
 
 def disks(directory: Path, layer: Path) -> None:

@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # Copyright (c) lxcri.proxmox contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -21,7 +20,6 @@ import os
 import runpy
 import select
 import sys
-import tempfile
 import time
 import traceback
 import typing as t
@@ -35,7 +33,7 @@ class Server:
 
     def __init__(self) -> None:
         self.port = os.open(PORT, os.O_RDWR)
-        self.running: dict[int, tuple[int, int, t.Any, t.Any]] = {}
+        self.running: dict[int, tuple[int, int, int, int]] = {}
 
     def answer(self, **fields: t.Any) -> None:
         """Send one line."""
@@ -82,10 +80,10 @@ class Server:
 
     def run(self, request: dict[str, t.Any]) -> None:
         """Start a module."""
-        output, errors = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        output, errors = os.memfd_create("output"), os.memfd_create("errors")
         pid = os.fork()
         if pid == 0:
-            run_module(request, output.fileno(), errors.fileno(), self.port)
+            run_module(request, output, errors)
         self.running[os.pidfd_open(pid)] = (request["id"], pid, output, errors)
         self.answer(id=request["id"], pid=pid)
 
@@ -95,8 +93,8 @@ class Server:
         os.close(pidfd)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         texts = []
-        for file in (output, errors):
-            with file:
+        for descriptor in (output, errors):
+            with os.fdopen(descriptor, "rb") as file:
                 file.seek(0)
                 texts.append(file.read().decode(errors="replace"))
         self.answer(id=identity, status=status, stdout=texts[0], stderr=texts[1])
@@ -114,7 +112,7 @@ def preload(modules: list[str]) -> dict[str, str]:
     return failed
 
 
-def run_module(request: dict[str, t.Any], output: int, errors: int, port: int) -> t.NoReturn:
+def run_module(request: dict[str, t.Any], output: int, errors: int) -> t.NoReturn:
     """What the new process does."""
     status = 1
     try:
@@ -122,11 +120,10 @@ def run_module(request: dict[str, t.Any], output: int, errors: int, port: int) -
         null = os.open(os.devnull, os.O_RDONLY)
         for source, target in ((null, 0), (output, 1), (errors, 2)):
             os.dup2(source, target)
-        os.closerange(3, max(null, output, errors, port) + 64)
+        os.closerange(3, 1024)
         os.chdir("/root")
         os.environ.update(request["environment"])
-        from ansible.module_utils import basic
-
+        basic = importlib.import_module("ansible.module_utils.basic")
         basic._ANSIBLE_ARGS = json.dumps({"ANSIBLE_MODULE_ARGS": request["arguments"]}).encode()
         basic._ANSIBLE_PROFILE = "legacy"
         sys.argv = [request["module"]]

@@ -1,0 +1,94 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What tests on the emulated machine share."""
+
+from __future__ import annotations
+
+import time
+import typing as t
+
+from ansible_collections.lxcri.proxmox.tests.lab.machine import Machine
+
+# What changes by itself, such as how much is used, is not in it.
+_STATE = """
+zfs list -Hp -t all -o name,guid,origin,refquota,userrefs,mounted,mountpoint,canmount
+zfs get -Hp -s local -t filesystem,volume all | grep -v '^backup'
+cd /etc/pve && find . -type f | sort | xargs sha256sum
+find /var/lib/lxcri -type f 2>/dev/null | sort
+for name in 101 102 103 104 web idle; do lxc-info -n $name -sH; done
+"""
+
+
+def state(machine: Machine) -> str:
+    """Everything that a module could change, as text."""
+    return machine.run(_STATE, check=False).stdout
+
+
+def checkpoint(machine: Machine, **options: t.Any) -> dict[str, t.Any]:
+    """Run ``zfs_checkpoint``, which must not fail. check_mode and env are for the run, all else are options."""
+    result = attempt(machine, **options)
+    assert not result.get("failed"), result
+    assert "killed" not in result, result
+    return result
+
+
+def attempt(machine: Machine, **options: t.Any) -> dict[str, t.Any]:
+    """The result of ``zfs_checkpoint``, also a failed one."""
+    run = {key: options.pop(key) for key in ("check_mode", "diff", "env") if key in options}
+    return machine.module("zfs_checkpoint", options, **run)
+
+
+def refused(machine: Machine, code: str, **options: t.Any) -> dict[str, t.Any]:
+    """The failure of ``zfs_checkpoint``, of this code. It has changed nothing."""
+    before = state(machine)
+    result = attempt(machine, **options)
+    assert result.get("failed"), result
+    assert result["failure"]["code"] == code, result["failure"]
+    assert result["failure"]["message"]
+    assert state(machine) == before
+    return result["failure"]
+
+
+def number(machine: Machine, path: str) -> int:
+    """The number in a file."""
+    return int(machine.read(path))
+
+
+def moves(machine: Machine, path: str, seconds: float = 10) -> bool:
+    """Whether the number in a file grows."""
+    before = number(machine, path)
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if number(machine, path) > before:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def running(machine: Machine, name: str, seconds: float = 5) -> bool:
+    """Whether a container runs, and is not frozen, within some seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if machine.run(["lxc-info", "-n", name, "-sH"], check=False).stdout.strip() == "RUNNING":
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def snapshots(machine: Machine, *datasets: str) -> list[str]:
+    """The names of the snapshots of datasets, or of all."""
+    words = ["zfs", "list", "-H", "-t", "snapshot", "-o", "name", *(["-d", "1"] if datasets else []), *datasets]
+    return machine.run(words).stdout.split()
+
+
+def count_zfs(machine: Machine) -> dict[str, str]:
+    """The environment for a module whose zfs commands are written to /tmp/zfs.log, one line each."""
+    machine.run("mkdir -p /tmp/counted && rm -f /tmp/zfs.log")
+    machine.write("/tmp/counted/zfs", '#!/bin/sh\necho "$@" >>/tmp/zfs.log\nexec /usr/sbin/zfs "$@"\n', 0o755)
+    return {"PATH": "/tmp/counted:/usr/sbin:/usr/bin:/sbin:/bin"}
+
+
+def zfs_calls(machine: Machine, verb: str) -> list[str]:
+    """The zfs commands that were counted."""
+    return [line for line in machine.read("/tmp/zfs.log").splitlines() if line.startswith(f"{verb} ")]
