@@ -253,6 +253,7 @@ def test_other_methods(machine: Machine) -> None:
         "mkdir -p /var/lib/vz/images/110 && echo data >/var/lib/vz/images/110/file && "
         "printf 'arch: amd64\\nhostname: dir\\nrootfs: local:110/vm-110-disk-0.raw,size=1G\\n' >/etc/pve/lxc/110.conf"
     )
+    machine.write("/usr/local/bin/pvesh", "#!/bin/sh\necho '{}'\n", 0o755)
     result = only(checkpoint(machine, vmids=["110"], name="one"))
     assert result["method"] == "vzdump"
     assert any("dir" in reason for reason in result["reasons"])
