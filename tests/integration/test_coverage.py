@@ -63,9 +63,12 @@ def test_every_option_occurs_in_a_test(module: str, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_is_run_by_tests(module: str) -> None:
-    wire = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests/wire").glob("test_*.py"))
-    wire += "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests/wire").glob("support*.py"))
-    assert f'"{module}"' in wire, f"{module} has no test in tests/wire"
+    """Those that speak to the API against the simulator, those that run on a node on the emulated machine."""
+    runtime = yaml.safe_load((ROOT / "meta/runtime.yml").read_text(encoding="utf-8"))
+    kind = "wire" if module in runtime["action_groups"]["api"] else "lab"
+    files = [*(ROOT / "tests" / kind).glob("test_*.py"), *(ROOT / "tests" / kind).glob("support*.py")]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    assert f'"{module}"' in text, f"{module} has no test in tests/{kind}"
 
 
 def test_all_modules_are_in_the_action_group() -> None:
@@ -97,8 +100,9 @@ def test_links_of_the_documents_lead_somewhere() -> None:
     assert broken == []
 
 
-def test_every_failure_code_of_the_guide_exists() -> None:
-    guide = (ROOT / "docs/containers.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["docs/containers.md", "docs/checkpoints.md"])
+def test_every_failure_code_of_a_guide_exists(name: str) -> None:
+    guide = (ROOT / name).read_text(encoding="utf-8")
     section = guide.split("## Failures")[1].split("\n## ")[0]
     codes = {
         code for row in re.findall(r"^\| (`.*?) \|", section, re.MULTILINE) for code in re.findall(r"`(\w+)`", row)
@@ -106,3 +110,11 @@ def test_every_failure_code_of_the_guide_exists() -> None:
     source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "plugins/module_utils").rglob("*.py"))
     assert codes
     assert sorted(code for code in codes if f'"{code}"' not in source) == []
+
+
+def test_every_failure_code_of_checkpoints_is_in_the_guide() -> None:
+    guide = (ROOT / "docs/checkpoints.md").read_text(encoding="utf-8")
+    source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "plugins/module_utils/zfs").rglob("*.py"))
+    codes = set(re.findall(r'Failure\(\s*"(\w+)"', source))
+    assert codes
+    assert sorted(code for code in codes if f"`{code}`" not in guide) == []

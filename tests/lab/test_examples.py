@@ -1,0 +1,82 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The examples of the modules that run on a node, by the real ansible-playbook over ssh."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import subprocess
+import typing as t
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible_collections.lxcri.proxmox.tests.lab.machine import ROOT, Machine
+
+RUNTIME = yaml.safe_load((ROOT / "meta/runtime.yml").read_text(encoding="utf-8"))
+MODULES = sorted(
+    path.stem
+    for path in (ROOT / "plugins/modules").glob("*.py")
+    if path.stem not in ("__init__", *RUNTIME["action_groups"]["api"])
+)
+# Examples that do what they say every time.
+NOT_IDEMPOTENT = {"One more, and a week of days kept", "Back to it"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_examples_of_a_module(machine: Machine, module: str, tmp_path: Path) -> None:
+    """Each in check mode, for real, and again."""
+    text = importlib.import_module(f"ansible_collections.lxcri.proxmox.plugins.modules.{module}").EXAMPLES
+    shown: list[dict[str, t.Any]] = yaml.safe_load(text)
+    own = {entry["name"] for entry in shown if f"lxcri.proxmox.{module}" in entry}
+    assert own, f"{module} has no examples"
+    tasks: list[dict[str, t.Any]] = []
+    for entry in shown:
+        if entry["name"] in own:
+            tasks.append({**entry, "name": f"check: {entry['name']}", "check_mode": True, "diff": True})
+        tasks.append(entry)
+        if entry["name"] in own:
+            tasks.append({**entry, "name": f"again: {entry['name']}"})
+    results = play(machine, tasks, tmp_path)
+    for name in own:
+        assert results[name]["changed"] == results[f"check: {name}"]["changed"], name
+        assert name in NOT_IDEMPOTENT or results[f"again: {name}"]["changed"] is False, name
+
+
+def play(machine: Machine, tasks: list[dict[str, t.Any]], directory: Path) -> dict[str, dict[str, t.Any]]:
+    """The results of tasks on the machine, by their names."""
+    host, port, key = machine.ssh
+    variables = {
+        "ansible_host": host,
+        "ansible_port": port,
+        "ansible_user": "root",
+        "ansible_ssh_private_key_file": str(key),
+        "ansible_ssh_common_args": "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null",
+        "ansible_python_interpreter": "/usr/bin/python3",
+    }
+    (directory / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"pve1": variables}}}), encoding="utf-8")
+    book = [{"hosts": "all", "gather_facts": False, "tasks": tasks}]
+    (directory / "play.yml").write_text(yaml.safe_dump(book), encoding="utf-8")
+    environment = {
+        **os.environ,
+        "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "tests/integration/callbacks"),
+        "ANSIBLE_CALLBACKS_ENABLED": "record",
+        "RECORD_RESULTS": str(directory / "record.jsonl"),
+        "ANSIBLE_PIPELINING": "1",
+        "ANSIBLE_HOME": str(directory / "home"),
+    }
+    done = subprocess.run(
+        ["ansible-playbook", "-i", str(directory / "hosts.yml"), str(directory / "play.yml")],
+        capture_output=True,
+        text=True,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = (directory / "record.jsonl").read_text(encoding="utf-8").splitlines()
+    return {record["task"]: record["result"] for record in map(json.loads, lines)}
