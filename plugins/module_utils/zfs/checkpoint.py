@@ -18,7 +18,7 @@ from ..api.errors import Failure
 from ..retention import Entry, future_dated, retain
 from . import memory as process_memory
 from .commands import zfs_failure
-from .freeze import Frozen, thaw_leftovers
+from .freeze import LIMIT, Frozen, thaw_leftovers
 from .host import Container, Host
 from .model import (
     COMPLETE,
@@ -403,7 +403,8 @@ def _take_zfs(
     mounted = [d for c in containers for d in c.datasets if datasets[d].mounted]
     with _undone(host, store, parts, name, run_id):
         begin = time.monotonic()
-        with Frozen([c.id for c in containers if c.running], host.run):
+        limit = process_memory.LIMIT if memory else LIMIT
+        with Frozen([c.id for c in containers if c.running], host.run, limit):
             frozen = time.monotonic()
             reached("present:frozen")
             if mounted:

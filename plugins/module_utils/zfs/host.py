@@ -329,11 +329,23 @@ class ProxmoxHost(Host):
 
 
 def _replace(path: str, text: str) -> None:
-    """Replace a file of pmxcfs, which renames over a file but neither changes modes nor knows links."""
+    """Replace a file of pmxcfs, which renames over a file but neither changes modes nor knows links.
+
+    Raises:
+        Failure: ``config_not_written``.
+    """
     temporary = f"{path}.tmp.{os.getpid()}"
-    with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(text)
-    os.rename(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+        os.rename(temporary, path)
+    except OSError as error:
+        raise Failure(
+            "config_not_written",
+            f"{path} cannot be written: {error.strerror}.",
+            "/etc/pve is read-only while the cluster has no quorum; see 'pvecm status'.",
+            path=path,
+        ) from None
 
 
 class LxcHost(Host):

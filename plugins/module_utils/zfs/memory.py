@@ -14,6 +14,9 @@ from .commands import Run
 from .host import Container
 from .store import read_text
 
+# How long containers stand still at most while memory is saved, in seconds.
+LIMIT = 600.0
+
 
 def directory_of(files: str) -> str:
     """Where the dump of a checkpoint is.
@@ -91,7 +94,7 @@ def restore(run: Run, container_id: str, files: str) -> None:
 
 
 def _lxc_checkpoint(run: Run, name: str, arguments: t.Sequence[str], what: str) -> None:
-    done = run(["lxc-checkpoint", "-n", name, *arguments], timeout=50)
+    done = run(["lxc-checkpoint", "-n", name, *arguments], timeout=LIMIT - 60)
     if done.rc:
         log = f"{arguments[-1]}/{'restore' if '-r' in arguments else 'dump'}.log"
         errors = [line for line in (read_text(log) or "").splitlines() if "Error" in line]

@@ -18,7 +18,23 @@ FILES = ("config", "firewall", "record")
 
 
 def write_private(path: str, text: str) -> None:
-    """Write a file that only root reads; it is there whole or not at all, also after a loss of power."""
+    """Write a file that only root reads; it is there whole or not at all, also after a loss of power.
+
+    Raises:
+        Failure: ``store_failed``.
+    """
+    try:
+        _write_private(path, text)
+    except OSError as error:
+        raise Failure(
+            "store_failed",
+            f"{path} cannot be written: {error.strerror}.",
+            "Free space there, or run as root (become).",
+            path=path,
+        ) from None
+
+
+def _write_private(path: str, text: str) -> None:
     directory = os.path.dirname(path)
     os.makedirs(directory, mode=0o700, exist_ok=True)
     # mkstemp makes it 0600.
