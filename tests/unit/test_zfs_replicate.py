@@ -1,0 +1,353 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which base a replication chooses, what it sends, and how; and the stream itself, with commands that are there."""
+
+from __future__ import annotations
+
+import base64
+import io
+import stat
+import sys
+import tarfile
+import typing as t
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.commands import Completed
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.model import Dataset, Snapshot
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.replicate import (
+    Base,
+    FilesThere,
+    Step,
+    Target,
+    Wish,
+    choose_base,
+    diverged,
+    make_wish,
+    parse_estimate,
+    parse_rate,
+    receive_argv,
+    steps,
+    token_guid,
+    transfer,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+
+HERE, THERE = "rpool/data/subvol-101-disk-0", "backup/replica/rpool/data/subvol-101-disk-0"
+OPTIONS: dict[str, t.Any] = {
+    "target": "backup/replica",
+    "host": None,
+    "ssh_port": None,
+    "ssh_key_file": None,
+    "ssh_options": [],
+    "bandwidth": None,
+    "raw": "auto",
+    "keep": None,
+    "keep_timezone": None,
+    "overwrite_diverged": False,
+    "lose": [],
+    "timeout": None,
+    "state": "present",
+}
+
+
+def dataset(name: str, snapshots: t.Sequence[str] = (), bookmarks: t.Sequence[str] = (), **values: t.Any) -> Dataset:
+    """Snapshots as ``name`` or ``name:guid``, in the order in which they were taken; of bookmarks with ``@place``."""
+    fields: dict[str, t.Any] = dict.fromkeys(("used", "available", "referenced", "written", "refquota"), 0)
+    fields.update(kind="filesystem", guid="1", createtxg=1, origin=None, key_missing=False, mounted=False)
+    fields.update(mountpoint=None, canmount="on", resume_token=None, aside=None, source=None)
+
+    def entry(place: int, text: str, mark: str) -> Snapshot:
+        short, _colon, guid = text.partition(":")
+        return Snapshot(f"{name}{mark}{short}", guid or short, 10 * (place + 1), 0)
+
+    return Dataset(
+        name=name,
+        snapshots=tuple(entry(place, text, "@") for place, text in enumerate(snapshots)),
+        bookmarks=tuple(entry(place, text, "#") for place, text in enumerate(bookmarks)),
+        **{**fields, **values},
+    )
+
+
+def described(plan: t.Sequence[Step]) -> list[tuple[str | None, list[str]]]:
+    return [(step.base and step.base[len(HERE) :], [s.short for s in step.sent]) for step in plan]
+
+
+@pytest.mark.parametrize(
+    ("source", "replica", "here", "lost"),
+    [
+        # Nothing there.
+        ((["a", "b"], []), None, None, ()),
+        # The newest there is the base, by guid and not by name.
+        ((["a", "b", "c"], []), ["a", "b"], "@b", ()),
+        ((["x:a", "y:b"], []), ["a", "b"], "@y", ()),
+        ((["a:1", "b:2"], []), ["a:7", "b:8"], None, ("@a", "@b", "")),
+        # A snapshot rather than a bookmark, a bookmark rather than nothing.
+        ((["a", "b"], ["k:a", "l:b"]), ["a", "b"], "@b", ()),
+        ((["c"], ["k:a", "l:b"]), ["a", "b"], "#l", ()),
+        # Something newer there.
+        ((["a", "b"], []), ["a", "x"], "@a", ("@x",)),
+        ((["a"], []), ["a", "x", "y"], "@a", ("@x", "@y")),
+        # It is there, and no replica.
+        ((["a"], []), [], None, ("",)),
+    ],
+)
+def test_base(
+    source: tuple[list[str], list[str]], replica: list[str] | None, here: str | None, lost: tuple[str, ...]
+) -> None:
+    base = choose_base(dataset(HERE, *source), None if replica is None else dataset(THERE, replica))
+    assert (base.here.name[len(HERE) :] if base.here else None) == here
+    assert base.lost == tuple(f"{THERE}{name}" for name in lost)
+
+
+def test_what_was_written_there_is_in_the_way() -> None:
+    assert choose_base(dataset(HERE, ["a"]), dataset(THERE, ["a"], written=4096)).lost == (THERE,)
+
+
+def test_a_clone_begins_from_its_origin() -> None:
+    origin = Snapshot("rpool/data/lxcri-aside/x@a", "a", 900, 0)
+    source = dataset(HERE, ["b", "c"])
+    base = choose_base(source, dataset(THERE, ["a"]), origin)
+    assert base.here == origin
+    plan = steps(source, base.here, {f"{HERE}@b", f"{HERE}@c"})
+    assert [(step.base, [s.short for s in step.sent]) for step in plan] == [(origin.name, ["b", "c"])]
+
+
+@pytest.mark.parametrize(
+    ("base", "wanted", "plan"),
+    [
+        (None, "", []),
+        (None, "a", [(None, ["a"])]),
+        # A full stream has one snapshot; those that follow each other come together.
+        (None, "abcd", [(None, ["a"]), ("@a", ["b", "c", "d"])]),
+        (None, "bd", [(None, ["b"]), ("@b", ["d"])]),
+        ("@a", "abcd", [("@a", ["b", "c", "d"])]),
+        ("@d", "abcd", []),
+        # What is not wanted does not travel.
+        ("@a", "acd", [("@a", ["c"]), ("@c", ["d"])]),
+        ("@a", "abd", [("@a", ["b"]), ("@b", ["d"])]),
+        # A bookmark can begin one stream with one snapshot.
+        ("#a", "abcd", [("#a", ["b"]), ("@b", ["c", "d"])]),
+    ],
+)
+def test_steps(base: str | None, wanted: str, plan: list[tuple[str | None, list[str]]]) -> None:
+    source = dataset(HERE, ["a", "b", "c", "d"], ["a"])
+    begin = next((s for s in (*source.snapshots, *source.bookmarks) if s.name == f"{HERE}{base}"), None)
+    made = steps(source, begin, {f"{HERE}@{name}" for name in wanted})
+    assert described(made) == plan
+
+
+@given(st.data())
+def test_streams_bring_exactly_what_is_wanted(data: st.DataObject) -> None:
+    """Each stream begins from what is there by then, and -I passes over nothing that is not wanted."""
+    names = [str(number) for number in range(data.draw(st.integers(1, 12)))]
+    wanted = {name for name in names if data.draw(st.booleans())}
+    source = dataset(HERE, names, names)
+    candidates: list[Snapshot | None] = [None, *source.snapshots, *source.bookmarks]
+    base = data.draw(st.sampled_from(candidates))
+    plan = steps(source, base, {f"{HERE}@{name}" for name in wanted})
+    newer = [n for place, n in enumerate(names) if n in wanted and (base is None or 10 * (place + 1) > base.createtxg)]
+    assert [s.short for step in plan for s in step.sent] == newer
+    at = base.name if base else None
+    for step in plan:
+        assert step.base == at
+        if len(step.sent) > 1:
+            assert "@" in (at or "")
+            first = names.index(str(at).split("@")[1])
+            assert [s.short for s in step.sent] == names[first + 1 : first + 1 + len(step.sent)]
+        at = step.sent[-1].name
+
+
+def test_commands() -> None:
+    source = dataset(HERE, ["a", "b", "c"])
+    plan = steps(source, None, {f"{HERE}@{name}" for name in "abc"})
+    assert plan[0].argv(False) == ["zfs", "send", "-L", "-c", "-p", f"{HERE}@a"]
+    assert plan[1].argv(True) == ["zfs", "send", "-L", "-c", "-p", "-w", "-I", f"{HERE}@a", f"{HERE}@c"]
+    assert replace(plan[1], sent=plan[1].sent[:1]).argv(False)[-3:] == ["-i", f"{HERE}@a", f"{HERE}@b"]
+    words = receive_argv(source, THERE)
+    assert words[:4] == ["zfs", "recv", "-s", "-u"]
+    assert {"readonly=on", "canmount=noauto", "mountpoint=none", f"lxcri:source={HERE}"} <= set(words)
+    assert "-F" not in words
+    assert "-F" in receive_argv(source, THERE, force=True)
+    assert "mountpoint=none" not in receive_argv(replace(source, kind="volume"), THERE)
+
+
+def test_estimate_and_token() -> None:
+    assert parse_estimate("full\trpool/a@x\t1000\nincremental\tx\ty\t24\nsize\t1024\n") == 1024
+    assert parse_estimate("") == 0
+    text = "resume token contents:\nnvlist version: 0\n\tobject = 0x2\n\ttoguid = 0xff\n\ttoname = a@b\nsize\t12\n"
+    assert token_guid(text) == "255"
+    assert token_guid("cannot resume send") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"), [("1", 1), ("20M", 20 << 20), ("1.5k", 1536), ("2 GiB", 2 << 30), ("1TB", 1 << 40)]
+)
+def test_rate(text: str, rate: int) -> None:
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"bandwidth": "fast"},
+        {"bandwidth": "0"},
+        {"target": "-x"},
+        {"target": "a//b"},
+        {"target": "a@b"},
+        {"host": "-oProxyCommand=x"},
+        {"host": "a b"},
+        {"lose": ["x"]},
+    ],
+)
+def test_options_that_are_refused(options: dict[str, t.Any]) -> None:
+    with pytest.raises(Failure) as error:
+        make_wish({**OPTIONS, **options})
+    assert error.value.code == "invalid_option"
+
+
+def test_ssh() -> None:
+    options = {"host": "root@pve2", "ssh_port": 22, "ssh_key_file": "/k", "ssh_options": ["StrictHostKeyChecking=no"]}
+    target = make_wish({**OPTIONS, **options}).target
+    assert target.ssh[:5] == ("ssh", "-p", "22", "-i", "/k")
+    assert target.ssh[-1] == "root@pve2"
+    assert "BatchMode=yes" in target.ssh
+    assert target.command(["zfs", "recv", "a b;c"])[-1].endswith("exec zfs recv 'a b;c'")
+    local = make_wish(OPTIONS).target
+    assert local.command(["zfs"]) == ["zfs"]
+    # Another way to get there is another target.
+    assert len({target.tag, local.tag, Target("backup/other").tag}) == 3
+    assert local.cursor("7") == f"lxcri-replica-{local.label}-7"
+
+
+def test_what_has_diverged_is_told() -> None:
+    source, replica = dataset(HERE, ["a", "b"]), dataset(THERE, ["a", "x"])
+    failure = diverged(source, replica, choose_base(source, replica))
+    assert (failure.code, failure.details["common"], failure.details["lose"]) == (
+        "target_diverged",
+        "a",
+        [f"{THERE}@x"],
+    )
+    assert "The newest that both have is a" in failure.message
+    assert "no snapshot in common" in diverged(source, replica, Base(lost=(THERE,))).message
+    assert "no replica of anything" in diverged(source, dataset(THERE), Base(lost=(THERE,))).message
+
+
+# ------------------------------------------------------------------------------------------------------ the stream
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def wish(**values: t.Any) -> Wish:
+    return Wish(Target("backup/replica"), **values)
+
+
+def test_a_stream_is_carried_and_counted(tmp_path: Path) -> None:
+    sink = tmp_path / "sink"
+    send = python("import sys; sys.stdout.buffer.write(b'x' * 3_000_001)")
+    receive = python(f"import sys; open({str(sink)!r}, 'wb').write(sys.stdin.buffer.read())")
+    assert transfer(send, Target("t"), receive, wish()) == 3_000_001
+    assert sink.stat().st_size == 3_000_001
+
+
+def test_the_bandwidth_is_that_of_pv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pv = tmp_path / "pv"
+    pv.write_text(f'#!/bin/sh\necho "$@" >{tmp_path}/words\nexec cat\n')
+    pv.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    receive = python("import sys; sys.stdin.buffer.read()")
+    assert transfer(["echo", "hello"], Target("t"), receive, wish(bandwidth=2048)) == 6
+    assert (tmp_path / "words").read_text() == "-q -L 2048\n"
+
+
+@pytest.mark.parametrize(
+    ("send", "receive", "code", "text"),
+    [
+        ("import sys; sys.exit('cannot open a@b: dataset does not exist')", "", "volume_missing", "does not exist"),
+        ("print('x' * 9999999)", "import sys; sys.exit('cannot receive: out of space')", "pool_full", "out of space"),
+        (
+            "print('x')",
+            "import sys; sys.exit('cannot receive: destination t has been modified\\nsince most recent snapshot')",
+            "target_diverged",
+            "modified since",
+        ),
+        (
+            "import sys; sys.exit(3)",
+            "import sys; sys.stdin.read(); sys.exit('incomplete. A resuming stream can be generated by 1-abc')",
+            "zfs_failed",
+            "broke off",
+        ),
+    ],
+)
+def test_a_stream_that_breaks_off(send: str, receive: str, code: str, text: str) -> None:
+    with pytest.raises(Failure) as error:
+        transfer(python(send), Target("t"), [*python(receive), "t/replica"], wish())
+    assert error.value.code == code
+    assert text in error.value.message
+    assert "1-abc" not in error.value.message
+
+
+def test_ssh_that_does_not_get_there() -> None:
+    target = Target("t", ("sh", "-c", "echo no route >&2; exit 255", "pve2"))
+    with pytest.raises(Failure) as error:
+        transfer(python("print('x')"), target, ["zfs", "recv", "t"], wish())
+    assert (error.value.code, error.value.details["host"]) == ("unreachable", "pve2")
+    assert "no route" in error.value.message
+
+
+def test_a_stream_that_takes_too_long() -> None:
+    with pytest.raises(Failure) as error:
+        transfer(python("import time; time.sleep(60)"), Target("t"), python("input()"), wish(timeout=0.3))
+    assert error.value.code == "stream_timeout"
+
+
+# --------------------------------------------------------------------------------------------------------- files
+
+
+def test_files_on_this_machine(tmp_path: Path) -> None:
+    target = Target("backup/replica")
+    files = FilesThere(target, str(tmp_path))
+    files.save_all({("101", "a"): {"config": "arch: amd64\n"}, ("101", "b"): {"config": "x\n"}})
+    root = tmp_path / "replicas" / target.label / "checkpoints/101"
+    assert (root / "a/config").read_text() == "arch: amd64\n"
+    files.remove("101", "a")
+    files.flush()
+    assert [path.name for path in root.iterdir()] == ["b"]
+
+
+def test_files_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[t.Sequence[str], str | None]] = []
+
+    def run(argv: t.Sequence[str], stdin: str | None = None, timeout: float | None = None) -> Completed:
+        asked.append((argv, stdin))
+        return Completed(tuple(argv), 0, "", "")
+
+    monkeypatch.setattr(Target, "run", lambda _self: run)
+    files = FilesThere(Target("backup/replica", ("ssh", "pve2")), str(tmp_path))
+    files.save_all({("101", "a"): {"config": "odd \udcff\n", "record": "{}"}})
+    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(asked[0][1] or ""))) as archive:
+        modes = {member.name: stat.S_IMODE(member.mode) for member in archive.getmembers()}
+        content = archive.extractfile("checkpoints/101/a/config")
+        assert content is not None
+        assert content.read() == b"odd \xff\n"
+    assert modes == {
+        "checkpoints": 0o700,
+        "checkpoints/101": 0o700,
+        "checkpoints/101/a": 0o700,
+        "checkpoints/101/a/config": 0o600,
+        "checkpoints/101/a/record": 0o600,
+    }
+    assert not list(tmp_path.iterdir())
+    files.remove("101", "a")
+    files.remove("101", "b")
+    assert len(asked) == 1
+    files.flush()
+    files.flush()
+    assert len(asked) == 2
+    assert asked[1][0][-4:] == ["/var/lib/lxcri/checkpoints/101/a", "101", "/var/lib/lxcri/checkpoints/101/b", "101"]
