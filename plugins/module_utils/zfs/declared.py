@@ -56,6 +56,9 @@ def run_declared(params: t.Mapping[str, t.Any], check_mode: bool, store: Store |
     store = store or Store(STATE)
     results = Results(ids)
     results.add_dicts(recover(host, store, ids, check_mode))
+    if check_mode and results.changed:
+        # What follows is read from the state after that.
+        return results.as_dict()
     if params["state"] == "restored":
         results.add_dicts(
             restore(
@@ -160,11 +163,16 @@ class Results:
                     merged.setdefault(key, value)
             self.name = self.name or entry.get("name")
 
+    @property
+    def changed(self) -> bool:
+        """Whether there is something to do."""
+        return any(entry["changed"] for entry in self.by_container.values())
+
     def as_dict(self) -> dict[str, t.Any]:
         """The result of the module."""
         entries = list(self.by_container.values())
         return {
-            "changed": any(entry["changed"] for entry in entries),
+            "changed": self.changed,
             "name": self.name,
             "containers": entries,
             "diff": [_diff(entry) for entry in entries if entry["plan"]],

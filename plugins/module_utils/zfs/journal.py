@@ -1,0 +1,60 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a restore is about to do, kept so that the next run can finish or undo it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import typing as t
+
+from ..api.errors import Failure
+from .store import Store, read_text, write_private
+
+
+def _path(store: Store, container: str, ending: str) -> str:
+    return os.path.join(store.state, "journal", f"{container.replace('/', '_')}.{ending}")
+
+
+def write(store: Store, container: str, entry: t.Mapping[str, t.Any]) -> None:
+    """Keep the entry of a container, instead of the one before."""
+    write_private(_path(store, container, "json"), json.dumps(entry))
+
+
+def read(store: Store, container: str) -> dict[str, t.Any] | None:
+    """The entry of a container; None when nothing is under way or was left."""
+    text = read_text(_path(store, container, "json"))
+    return None if text is None else dict(json.loads(text))
+
+
+def clear(store: Store, container: str) -> None:
+    """Everything is done."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(_path(store, container, "json"))
+
+
+@contextlib.contextmanager
+def working(store: Store, containers: t.Iterable[str]) -> t.Iterator[None]:
+    """While this lasts, entries of these containers are of a run that lives. A dead process holds none.
+
+    Raises:
+        Failure: ``restore_running``.
+    """
+    with contextlib.ExitStack() as stack:
+        for container in sorted(set(containers)):
+            path = _path(store, container, "lock")
+            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+            file = stack.enter_context(open(path, "a", encoding="utf-8"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Failure(
+                    "restore_running",
+                    f"Another process restores container {container} at this moment.",
+                    "Run again when it has ended.",
+                    container=container,
+                ) from None
+        yield

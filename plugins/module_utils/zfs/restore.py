@@ -1,0 +1,644 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Brings containers back to a checkpoint.
+
+ZFS cannot roll back behind a snapshot and keep it, so a state that is to be kept cannot be a snapshot of the volume that
+is rolled back. A volume is therefore set aside, under another name, with the safety checkpoint; and a clone of the
+checkpoint takes its place and is promoted, so that older snapshots belong to it again. Until all volumes are in place
+everything can be undone. Without a safety checkpoint it is ``zfs rollback``.
+
+What is under way is in a journal, and what there is on the pool tells how far it got: a run after a crash undoes what
+was not in place, and finishes the rest.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import typing as t
+from dataclasses import asdict, dataclass, field
+
+from ..api.errors import Failure
+from . import journal
+from . import memory as process_memory
+from .checkpoint import (
+    SAFETY_TAG,
+    destroy,
+    known,
+    missing,
+    require_unlocked,
+    require_volumes,
+    snapshot_all,
+    stamp,
+)
+from .host import PVE, Container, Host, top_section
+from .model import ASIDE, ASIDE_PARENT, Checkpoint, Dataset, aside_name
+from .steps import reached
+from .store import Store, read_text
+
+# Properties that only the creation of a dataset takes, or that say where it is.
+_NOT_FOR_A_CLONE = re.compile(
+    r"encryption|keyformat|keylocation|pbkdf2iters|volsize|volblocksize|casesensitivity|normalization|utf8only"
+    r"|version|mlslabel|refquota|canmount|lxcri:.*"
+)
+
+
+@dataclass
+class Put:
+    """A volume to be put back.
+
+    source: the snapshot, by its full name. aside: where the volume goes. origin: what it is itself a clone of.
+    properties: those set on it. refquota: bytes, as the checkpoint has it.
+    """
+
+    dataset: str
+    source: str
+    guid: str
+    aside: str
+    origin: str | None
+    kind: str
+    canmount: str | None
+    refquota: int
+    properties: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Plan:
+    """What becomes of one container. lost: snapshots and bookmarks that go. safety: the name of what stays of before."""
+
+    container: Container
+    checkpoint: Checkpoint
+    puts: list[Put]
+    lost: list[str]
+    config: str | None
+    firewall: str | None
+    unchanged: bool
+    safety: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def result(self) -> dict[str, t.Any]:
+        """The result for this container."""
+        plan: list[dict[str, t.Any]] = []
+        if not self.unchanged:
+            plan = [{"key": put.dataset, "before": "as it is", "after": put.source} for put in self.puts]
+            plan += [{"key": name, "before": "there", "after": None} for name in self.lost]
+            if not self.puts:
+                plan = [{"key": self.container.id, "before": "as it is", "after": self.checkpoint.name}]
+            if self.config is not None:
+                plan.append({"key": "config", "before": self.container.config, "after": self.config})
+        return {
+            "container": self.container.id,
+            "name": self.checkpoint.name,
+            "changed": not self.unchanged,
+            "plan": plan,
+            "method": self.checkpoint.method,
+            "safety": None if self.unchanged else self.safety,
+            "lost": [] if self.unchanged else self.lost,
+            "notes": self.notes,
+        }
+
+
+def restore(
+    host: Host,
+    store: Store,
+    ids: t.Sequence[str],
+    name: str | None,
+    *,
+    mode: str = "rollback",
+    safety: bool = True,
+    lose: t.Sequence[str] = (),
+    config: str = "keep",
+    check_mode: bool = False,
+    memory: bool = False,
+) -> list[dict[str, t.Any]]:
+    """Bring containers back to a checkpoint, by default each to its newest. One that runs is stopped and started.
+
+    Raises:
+        Failure: what stands against one of them, or what failed before all volumes were in place. Nothing was changed
+            then.
+    """
+    if mode == "clone" and not safety:
+        raise Failure("invalid_option", "safety: with mode: clone the state from before always stays.")
+    with journal.working(store, [] if check_mode else ids):
+        plans = _plans(host, store, ids, name, mode, safety, lose, config, memory)
+        due = [plan for plan in plans if not plan.unchanged]
+        if due and not check_mode:
+            on_zfs = [plan for plan in due if plan.checkpoint.method == "zfs"]
+            if on_zfs:
+                _apply(host, store, on_zfs, mode, safety, memory)
+            for plan in due:
+                if plan.checkpoint.method != "zfs":
+                    _by_proxmox(host, plan)
+        return [plan.result() for plan in plans]
+
+
+# ------------------------------------------------------------------------------------------------------- planning
+
+
+def _plans(
+    host: Host,
+    store: Store,
+    ids: t.Sequence[str],
+    name: str | None,
+    mode: str,
+    safety: bool,
+    lose: t.Sequence[str],
+    config: str,
+    memory: bool,
+) -> list[Plan]:
+    containers = [host.container(container_id) for container_id in ids]
+    datasets, sets = known(host, containers, store)
+    label = stamp("lxcri-safety-")
+    plans = []
+    for container in containers:
+        require_unlocked(container)
+        _require_no_ha(host, container)
+        checkpoint = _chosen(container.id, sets[container.id], name)
+        if memory and not checkpoint.memory:
+            raise Failure(
+                "memory_missing",
+                f"The checkpoint {checkpoint.name} of {container.id} has no memory of processes.",
+                "Restore it without memory: true.",
+                container=container.id,
+            )
+        plan = _plan(host, store, container, checkpoint, datasets, mode, safety, config, label)
+        plan.unchanged = plan.unchanged and not memory
+        plans.append(plan)
+    lost = sorted({name for plan in plans for name in plan.lost if not plan.unchanged})
+    refused = sorted(set(lost) - set(lose))
+    if refused:
+        raise Failure(
+            "would_lose_data",
+            f"This would lose {len(lost)}: {', '.join(lost)}.",
+            "Agree with lose: and this list, or keep everything with mode: clone.",
+            lose=lost,
+            dataset=re.split("[@#]", refused[0])[0],
+        )
+    return plans
+
+
+def _require_no_ha(host: Host, container: Container) -> None:
+    resources = read_text(f"{PVE}/ha/resources.cfg") or "" if host.proxmox else ""
+    if container.running and re.search(rf"^ct:\s*{container.id}\s*$", resources, re.MULTILINE):
+        raise Failure(
+            "ha_managed",
+            f"Container {container.id} is managed by HA, which would start it again in the middle.",
+            f"Set it aside first: 'ha-manager set ct:{container.id} --state ignored'.",
+            container=container.id,
+        )
+
+
+def _chosen(container: str, there: t.Sequence[Checkpoint], name: str | None) -> Checkpoint:
+    named = [c for c in there if (c.name == name if name else c.complete and not c.safety)]
+    if not named:
+        raise missing(container, name, there)
+    if not named[-1].complete:
+        raise Failure(
+            "checkpoint_incomplete",
+            f"The checkpoint {name} of {container} is not complete.",
+            f"It has {len(named[-1].snapshots)} of {len(named[-1].part.members)} volumes, or was interrupted.",
+            container=container,
+            dataset=next(iter(_lacking(named[-1])), None),
+        )
+    return named[-1]
+
+
+def _lacking(checkpoint: Checkpoint) -> list[str]:
+    return sorted({member.dataset for member in checkpoint.part.members} - {s.dataset for s in checkpoint.snapshots})
+
+
+def _plan(
+    host: Host,
+    store: Store,
+    container: Container,
+    checkpoint: Checkpoint,
+    datasets: t.Mapping[str, Dataset],
+    mode: str,
+    safety: bool,
+    config: str,
+    label: str,
+) -> Plan:
+    files = store.load(container.id, checkpoint.name)
+    wanted = _merged(container.config, files.get("config", "")) if config == "restore" else container.config
+    wanted_config = wanted if wanted != container.config else None
+    firewall = files.get("firewall") if config == "restore" and files.get("firewall") != container.firewall else None
+    plan = Plan(container, checkpoint, [], [], wanted_config, firewall or None, unchanged=False)
+    if checkpoint.method != "zfs":
+        if checkpoint.method == "vzdump":
+            plan.lost = sorted(volume.volid for volume in container.volumes)
+        return plan
+    require_volumes(host, container, datasets)
+    members = [member.dataset for member in checkpoint.part.members]
+    untouched = sorted(set(container.datasets) - set(members))
+    if untouched:
+        plan.notes.append(f"The checkpoint has nothing of {', '.join(untouched)}, which stays as it is.")
+    plan.unchanged = plan.config is None and plan.firewall is None
+    for member in checkpoint.part.members:
+        dataset = datasets.get(member.dataset)
+        snapshot = checkpoint.snapshot_of(member.dataset, datasets)
+        if dataset is None or snapshot is None:
+            raise Failure(
+                "volume_missing",
+                f"{member.dataset}, which the checkpoint {checkpoint.name} has, is not there.",
+                "Restore it to a new container with clone_to.",
+                dataset=member.dataset,
+                container=container.id,
+            )
+        _require_movable(dataset, datasets, members, container)
+        inside = snapshot.dataset == dataset.name
+        if not (inside and not dataset.newer_than(snapshot) and not dataset.written):
+            plan.unchanged = False
+        plan.unchanged = plan.unchanged and dataset.refquota == member.refquota
+        if inside:
+            newer = dataset.newer_than(snapshot)
+            _require_no_proxmox_snapshot(newer, container)
+            if mode == "rollback":
+                _require_losable(dataset, newer, container)
+                plan.lost += newer
+        elif not safety:
+            raise Failure(
+                "invalid_option", f"safety: {snapshot.name} was set aside; without safety it cannot be put back."
+            )
+        local = host.zfs.do("get", "-Hp", "-s", "local,received", "-o", "property,value", "all", dataset.name)
+        properties = dict(line.split("\t", 1) for line in local.splitlines() if "\t" in line)
+        plan.puts.append(
+            Put(
+                dataset=dataset.name,
+                source=snapshot.name,
+                guid=snapshot.guid,
+                aside=aside_name(dataset.name, members, label),
+                origin=dataset.origin,
+                kind=dataset.kind,
+                canmount=properties.get("canmount"),
+                refquota=member.refquota,
+                properties={key: value for key, value in properties.items() if not _NOT_FOR_A_CLONE.fullmatch(key)},
+            )
+        )
+    plan.lost.sort()
+    plan.safety = label if safety else None
+    return plan
+
+
+def _merged(current: str, stored: str) -> str:
+    """The stored configuration, with the sections of Proxmox's own snapshots that are there by now."""
+    if not stored:
+        return current
+    head = re.sub(r"^lock:.*\n?", "", top_section(stored), flags=re.MULTILINE)
+    return head + current[len(top_section(current)) :]
+
+
+def _require_movable(
+    dataset: Dataset, datasets: t.Mapping[str, Dataset], members: t.Sequence[str], container: Container
+) -> None:
+    if dataset.key_missing:
+        raise Failure(
+            "key_unavailable",
+            f"The key of {dataset.name} is not loaded.",
+            f"Load it with 'zfs load-key {dataset.name}' and run again.",
+            dataset=dataset.name,
+            container=container.id,
+        )
+    below = [
+        name
+        for name in datasets
+        if name.startswith(f"{dataset.name}/") and name not in members and ASIDE_PARENT not in name.split("/")
+    ]
+    if below:
+        raise Failure(
+            "has_children",
+            f"{dataset.name} has datasets below it that the checkpoint does not have: {', '.join(below)}.",
+            "Move or remove them first.",
+            dataset=dataset.name,
+            container=container.id,
+        )
+
+
+def _require_no_proxmox_snapshot(newer: t.Sequence[str], container: Container) -> None:
+    for name in newer:
+        short = re.split("[@#]", name)[1]
+        if short in container.snapshots:
+            raise Failure(
+                "proxmox_snapshot",
+                f"{name} is a snapshot of Proxmox and newer than the checkpoint.",
+                f"Remove it with 'pct delsnapshot {container.id} {short}' first.",
+                dataset=re.split("[@#]", name)[0],
+                container=container.id,
+                snapshot=short,
+            )
+
+
+def _require_losable(dataset: Dataset, newer: t.Sequence[str], container: Container) -> None:
+    for snapshot in dataset.snapshots:
+        if snapshot.name in newer and (snapshot.clones or snapshot.holds):
+            what = f"has clones: {', '.join(snapshot.clones)}" if snapshot.clones else "is held"
+            raise Failure(
+                "has_clones" if snapshot.clones else "held",
+                f"{snapshot.name}, which is newer than the checkpoint, {what}.",
+                "Restore with mode: clone, which keeps it, or remove what needs it.",
+                dataset=dataset.name,
+                container=container.id,
+                snapshot=snapshot.name,
+            )
+
+
+# ------------------------------------------------------------------------------------------------------- applying
+
+
+def _apply(host: Host, store: Store, plans: t.Sequence[Plan], mode: str, safety: bool, memory: bool) -> None:
+    ids = [plan.container.id for plan in plans]
+    with host.locked(ids):
+        for plan in plans:
+            require_unlocked(host.container(plan.container.id))
+        for plan in plans:
+            journal.write(store, plan.container.id, _entry(store, plan, mode, safety, memory))
+        reached("restore:journal")
+        for plan in plans:
+            host.mark_locked(plan.container.id, "rollback")
+        reached("restore:locked")
+    try:
+        for plan in plans:
+            if plan.container.running:
+                host.stop(plan.container.id)
+        reached("restore:stopped")
+        if safety:
+            _keep_safe(host, store, plans)
+            for plan in plans:
+                _swap(host, plan.puts)
+            for plan in plans:
+                entry = _entry(store, plan, mode, safety, memory)
+                journal.write(store, plan.container.id, {**entry, "phase": "swapped"})
+            reached("restore:swapped")
+    except Failure:
+        for plan in plans:
+            _undo(host, store, plan.container.id)
+        raise
+    for plan in plans:
+        _finish(host, store, plan.container.id)
+
+
+def _entry(store: Store, plan: Plan, mode: str, safety: bool, memory: bool) -> dict[str, t.Any]:
+    return {
+        "phase": "begun" if safety else "in place",
+        "running": plan.container.running,
+        "safety": plan.safety,
+        "lost": plan.lost if mode == "rollback" else [],
+        "volumes": [asdict(put) for put in plan.puts],
+        "config": plan.config,
+        "firewall": plan.firewall,
+        "memory": store.directory(plan.container.id, plan.checkpoint.name) if memory else None,
+    }
+
+
+def _keep_safe(host: Host, store: Store, plans: t.Sequence[Plan]) -> None:
+    containers = [host.container(plan.container.id) for plan in plans]
+    made = snapshot_all(host, store, containers, plans[0].safety or "", safety=True)
+    reached("restore:safety")
+    names = [snapshot.name for checkpoint in made.values() for snapshot in checkpoint.snapshots]
+    host.zfs.do("hold", SAFETY_TAG, *names)
+    reached("restore:held")
+
+
+def _swap(host: Host, puts: t.Sequence[Put]) -> None:
+    """Set the volumes aside, and put clones of the checkpoint in their places."""
+    deepest_first = sorted(puts, key=lambda put: put.dataset, reverse=True)
+    there = host.zfs.read([put.dataset for put in puts])
+    for parent in sorted({put.aside.rsplit("/", 1)[0] for put in puts}):
+        host.zfs.do("create", "-p", "-o", "canmount=off", "-o", "mountpoint=none", parent)
+    for put in deepest_first:
+        if there[put.dataset].mounted:
+            host.zfs.do("unmount", put.dataset, message=f"{put.dataset} cannot be unmounted")
+    reached("restore:unmounted")
+    for put in deepest_first:
+        canmount = ["canmount=noauto"] if put.kind == "filesystem" else []
+        host.zfs.do("set", f"{ASIDE}={put.dataset}", *canmount, put.dataset)
+        host.zfs.do("rename", put.dataset, put.aside, message=f"{put.dataset} cannot be set aside")
+        reached(f"restore:aside:{put.dataset}")
+    for put in reversed(deepest_first):
+        source, short = put.source.split("@")
+        snapshot = f"{put.aside if source == put.dataset else source}@{short}"
+        options = [f"{key}={value}" for key, value in sorted(put.properties.items())]
+        if put.kind == "filesystem":
+            options += [f"refquota={put.refquota or 'none'}", f"canmount={put.canmount or 'on'}"]
+        flags = [word for option in options for word in ("-o", option)]
+        host.zfs.do("clone", *flags, snapshot, put.dataset, message=f"{put.dataset} cannot be put back")
+        reached(f"restore:cloned:{put.dataset}")
+        for _attempt in range(8):
+            if _origin(host, put.dataset) == put.origin:
+                break
+            host.zfs.do("promote", put.dataset, message=f"{put.dataset} cannot be promoted")
+        if put.kind == "filesystem" and put.canmount is None:
+            host.zfs.do("inherit", "canmount", put.dataset)
+        reached(f"restore:promoted:{put.dataset}")
+    _mount(host, [put.dataset for put in reversed(deepest_first)])
+
+
+def _origin(host: Host, dataset: str) -> str | None:
+    origin = host.zfs.do("get", "-H", "-o", "value", "origin", dataset).strip()
+    return None if origin in ("-", "") else origin
+
+
+def _mount(host: Host, names: t.Sequence[str]) -> None:
+    """Mount file systems, the outermost first, that are to be mounted."""
+    there = host.zfs.read(names)
+    for name in sorted(names):
+        dataset = there.get(name)
+        if not dataset or dataset.kind != "filesystem" or dataset.mounted or dataset.canmount == "off":
+            continue
+        if dataset.mountpoint not in (None, "legacy"):
+            host.zfs.do("mount", name, message=f"{name} cannot be mounted")
+
+
+def _finish(host: Host, store: Store, container_id: str) -> None:
+    """What comes after all volumes are in place; may be done again."""
+    entry = journal.read(store, container_id)
+    if entry is None:
+        return
+    puts = [Put(**put) for put in entry["volumes"]]
+    if entry["phase"] == "in place":
+        if host.container(container_id).running:
+            host.stop(container_id)
+        for put in puts:
+            _roll_back(host, put, entry["lost"])
+            reached(f"restore:rolled back:{put.dataset}")
+        _mount(host, [put.dataset for put in puts])
+    else:
+        _drop_lost(host, puts, entry["lost"])
+    reached("restore:dropped")
+    if entry["config"] is not None:
+        host.write_config(container_id, entry["config"])
+    if entry["firewall"] is not None:
+        host.write_firewall(container_id, entry["firewall"])
+    with host.locked([container_id]):
+        host.mark_locked(container_id, None)
+    reached("restore:unlocked")
+    if host.proxmox:
+        # The sizes in the configuration are those of the quotas.
+        host.run(["pct", "rescan", "--vmid", container_id], timeout=120)
+    _start_again(host, container_id, entry)
+    reached("restore:started")
+    journal.clear(store, container_id)
+
+
+def _start_again(host: Host, container_id: str, entry: t.Mapping[str, t.Any]) -> None:
+    if not entry["running"] and not entry["memory"]:
+        return
+    if host.container(container_id).running:
+        return
+    if not entry["memory"]:
+        host.start(container_id)
+        return
+    try:
+        process_memory.restore(host.run, container_id, entry["memory"])
+    except Failure:
+        host.start(container_id)
+        raise
+
+
+def _roll_back(host: Host, put: Put, lost: t.Sequence[str]) -> None:
+    """Roll back in place. The file system is unmounted, for the kernel's caches are stale (OpenZFS issue 10931)."""
+    dataset = host.zfs.read([put.dataset])[put.dataset]
+    snapshot = dataset.snapshot(put.source.split("@")[1])
+    if snapshot is None:
+        raise Failure("volume_missing", f"{put.source} is not there any more.", dataset=put.dataset)
+    newer = dataset.newer_than(snapshot)
+    if set(newer) - set(lost):
+        raise Failure(
+            "would_lose_data",
+            f"Meanwhile there is {', '.join(sorted(set(newer) - set(lost)))}.",
+            "Remove it, or run again with it in lose:.",
+            lose=sorted(newer),
+            dataset=put.dataset,
+        )
+    host.zfs.do("rollback", *(["-r"] if newer else []), put.source, message=f"{put.dataset} cannot be rolled back")
+    if put.kind == "filesystem":
+        host.zfs.do("set", f"refquota={put.refquota or 'none'}", put.dataset)
+        if dataset.mounted:
+            host.zfs.do("unmount", put.dataset)
+
+
+def _drop_lost(host: Host, puts: t.Sequence[Put], lost: t.Sequence[str]) -> None:
+    """Remove, from what was set aside, the snapshots and bookmarks that were agreed to."""
+    asides = {put.dataset: put.aside for put in puts}
+    there = host.zfs.read(list(asides.values()))
+    names = {s.name for dataset in there.values() for s in (*dataset.snapshots, *dataset.bookmarks)}
+    for name in lost:
+        moved = asides[re.split("[@#]", name)[0]] + name[len(re.split("[@#]", name)[0]) :]
+        if moved in names:
+            host.zfs.do("destroy", moved, message=f"{name} stays, as {moved}")
+
+
+# ---------------------------------------------------------------------------------------------------- undoing
+
+
+def _undo(host: Host, store: Store, container_id: str) -> None:
+    """Back to how it was before, from any point at which not all volumes were in place; may be done again."""
+    entry = journal.read(store, container_id)
+    if entry is None:
+        return
+    puts = [Put(**put) for put in entry["volumes"]]
+    for put in sorted(puts, key=lambda put: put.dataset, reverse=True):
+        _undo_clone(host, put)
+    for put in sorted(puts, key=lambda put: put.dataset):
+        if put.aside in host.zfs.read([put.aside]):
+            host.zfs.do("rename", put.aside, put.dataset)
+        host.zfs.do("inherit", ASIDE, put.dataset)
+        if put.kind == "filesystem":
+            if put.canmount is None:
+                host.zfs.do("inherit", "canmount", put.dataset)
+            else:
+                host.zfs.do("set", f"canmount={put.canmount}", put.dataset)
+        reached(f"restore:undone:{put.dataset}")
+    _mount(host, [put.dataset for put in puts])
+    if entry["safety"]:
+        container = host.container(container_id)
+        datasets, sets = known(host, [container], store)
+        made = [c for c in sets[container_id] if c.name == entry["safety"] and c.safety]
+        destroy(host, store, made, datasets)
+    for parent in {put.aside.rsplit("/", 1)[0] for put in puts}:
+        # Without -r: only an empty one goes.
+        host.run(["zfs", "destroy", parent], timeout=60)
+    with host.locked([container_id]):
+        host.mark_locked(container_id, None)
+    if entry["running"] and not host.container(container_id).running:
+        host.start(container_id)
+    journal.clear(store, container_id)
+
+
+def _undo_clone(host: Host, put: Put) -> None:
+    """Remove the clone that stands in the volume's place, after its snapshots went back to whose they were."""
+    source = put.source.split("@")[0]
+    there = host.zfs.read([put.dataset, put.aside, source])
+    if put.aside not in there or put.dataset not in there:
+        return
+    for owner in dict.fromkeys((put.aside, source)):
+        if owner in there and owner != put.dataset and (_origin(host, owner) or "").startswith(f"{put.dataset}@"):
+            host.zfs.do("promote", owner)
+    if there[put.dataset].mounted:
+        host.zfs.do("unmount", put.dataset)
+    # Without -r: it has nothing of its own, or it stays.
+    host.zfs.do("destroy", put.dataset)
+
+
+def recover(host: Host, store: Store, ids: t.Sequence[str], check_mode: bool) -> list[dict[str, t.Any]]:
+    """Undo or finish restores that were interrupted, of these containers, and say which.
+
+    Raises:
+        Failure: ``restore_running``, or what stands against it.
+    """
+    left = [container_id for container_id in ids if journal.read(store, container_id) is not None]
+    if not left:
+        return []
+    results = []
+    with journal.working(store, left):
+        for container_id in left:
+            entry = journal.read(store, container_id)
+            if entry is None:
+                continue
+            undo = entry["phase"] == "begun"
+            if not check_mode:
+                (_undo if undo else _finish)(host, store, container_id)
+            results.append(
+                {
+                    "container": container_id,
+                    "changed": True,
+                    "plan": [
+                        {
+                            "key": "interrupted restore",
+                            "before": entry["phase"],
+                            "after": "undone" if undo else "finished",
+                        }
+                    ],
+                    "notes": ["An interrupted restore was undone." if undo else "An interrupted restore was finished."],
+                }
+            )
+    return results
+
+
+# --------------------------------------------------------------------------------------- what Proxmox has saved
+
+
+def _by_proxmox(host: Host, plan: Plan) -> None:
+    """Restore what is not on ZFS, by a rollback or a restore of Proxmox."""
+    container_id, checkpoint = plan.container.id, plan.checkpoint
+    if checkpoint.method == "snapshot":
+        argv = ["pct", "rollback", container_id, checkpoint.name]
+    else:
+        if not checkpoint.archive or not os.path.exists(checkpoint.archive):
+            raise Failure(
+                "volume_missing",
+                f"The backup {checkpoint.archive} of {container_id} is not there.",
+                container=container_id,
+            )
+        if plan.container.running:
+            host.stop(container_id)
+        argv = ["pct", "restore", container_id, checkpoint.archive, "--force", "1"]
+    done = host.run(argv, timeout=None)
+    if done.rc:
+        raise Failure(
+            "task_failed",
+            f"{' '.join(argv[:2])} failed for {container_id}: {(done.stderr or done.stdout).strip()[-500:]}",
+            container=container_id,
+        )
+    if plan.container.running and not host.container(container_id).running:
+        host.start(container_id)

@@ -1,0 +1,331 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Restoring checkpoints on real ZFS: to the newest and to an older one, in place and by clones, killed at each step."""
+
+from __future__ import annotations
+
+import re
+import typing as t
+
+import pytest
+from ansible_collections.lxcri.proxmox.tests.lab.machine import Machine
+from ansible_collections.lxcri.proxmox.tests.lab.support import (
+    attempt,
+    checkpoint,
+    moves,
+    number,
+    refused,
+    running,
+    snapshots,
+    state,
+)
+
+ROOT, DATA, SRV = "rpool/data/subvol-101-disk-0", "rpool/data/subvol-101-disk-1", "tank/ct/subvol-101-disk-0"
+VOLUMES = (ROOT, DATA, SRV)
+IDLE = "rpool/data/subvol-102-disk-0"
+
+
+def mark(machine: Machine, text: str) -> None:
+    """Write something to all volumes of 101, so that a restore is seen."""
+    for dataset in VOLUMES:
+        machine.write(f"/{dataset}/mark", text)
+
+
+def marks(machine: Machine) -> list[str]:
+    """What the volumes of 101 say."""
+    return [machine.read(f"/{dataset}/mark") for dataset in VOLUMES]
+
+
+def only(result: dict[str, t.Any]) -> dict[str, t.Any]:
+    """The result of the only container."""
+    (entry,) = result["containers"]
+    return t.cast("dict[str, t.Any]", entry)
+
+
+def origins(machine: Machine) -> list[str]:
+    """What the volumes of 101 are clones of."""
+    return machine.run(["zfs", "get", "-H", "-o", "value", "origin", *VOLUMES]).stdout.split()
+
+
+def test_to_the_newest_and_back(machine: Machine) -> None:
+    """What was there before is a safety checkpoint, and can be restored as well."""
+    mark(machine, "one")
+    checkpoint(machine, vmids=["101"], name="one")
+    mark(machine, "two")
+    machine.run(["zfs", "set", "refquota=2G", ROOT])
+    before = state(machine)
+    predicted = only(checkpoint(machine, vmids=["101"], state="restored", check_mode=True))
+    assert state(machine) == before
+    done = only(checkpoint(machine, vmids=["101"], state="restored"))
+    assert done["changed"]
+    assert [change["key"] for change in done["plan"]] == [change["key"] for change in predicted["plan"]]
+    assert done["lost"] == [] if "lost" in done else True
+    assert marks(machine) == ["one"] * 3
+    assert running(machine, "101")
+    assert moves(machine, f"/{DATA}/seq")
+    assert origins(machine) == ["-"] * 3
+    assert machine.run(["zfs", "get", "-Hp", "-o", "value", "refquota", ROOT]).stdout.strip() == str(1 << 30)
+    assert machine.run(["zfs", "get", "-H", "-o", "value", "acltype", ROOT]).stdout.strip() == "posix"
+    assert "lock:" not in machine.read("/etc/pve/lxc/101.conf")
+    back = only(checkpoint(machine, vmids=["101"], state="restored", name=done["safety"]))
+    assert back["changed"]
+    assert marks(machine) == ["two"] * 3
+    assert running(machine, "101")
+    # The safety checkpoints go by name, with what was set aside for them.
+    refused(machine, "has_clones", vmids=["101"], name="one", state="absent")
+    checkpoint(machine, vmids=["101"], name=back["safety"], state="absent")
+    checkpoint(machine, vmids=["101"], name=done["safety"], state="absent")
+    left = machine.run("zfs list -H -o name | grep lxcri-aside/", check=False).stdout
+    assert left == ""
+    checkpoint(machine, vmids=["101"], name="one", state="absent")
+    assert snapshots(machine) == []
+
+
+def test_nothing_written_since(machine: Machine) -> None:
+    """A container that is as the checkpoint has it stays as it is."""
+    machine.run(["pct", "stop", "102"])
+    checkpoint(machine, vmids=["102"], name="one")
+    assert not checkpoint(machine, vmids=["102"], state="restored")["changed"]
+    machine.run(f"echo x >/{IDLE}/new; sync")
+    assert checkpoint(machine, vmids=["102"], state="restored")["changed"]
+    assert not checkpoint(machine, vmids=["102"], state="restored")["changed"]
+    assert not running(machine, "102", 1)
+
+
+def test_to_an_older_one(machine: Machine) -> None:
+    """Refused with the list, and done with it. The safety checkpoint stays."""
+    mark(machine, "one")
+    checkpoint(machine, vmids=["101"], name="one")
+    mark(machine, "two")
+    checkpoint(machine, vmids=["101"], name="two")
+    machine.run(["zfs", "snapshot", f"{DATA}@foreign"])
+    machine.run(["zfs", "bookmark", f"{DATA}@foreign", f"{DATA}#cursor"])
+    failure = refused(machine, "would_lose_data", vmids=["101"], name="one", state="restored")
+    lose = failure["details"]["lose"]
+    assert lose == sorted([f"{DATA}#cursor", f"{DATA}@foreign", *(f"{dataset}@two" for dataset in VOLUMES)])
+    refused(machine, "would_lose_data", vmids=["101"], name="one", state="restored", lose=lose[1:])
+    done = only(checkpoint(machine, vmids=["101"], name="one", state="restored", lose=lose))
+    assert sorted(done["lost"]) == lose
+    assert marks(machine) == ["one"] * 3
+    assert running(machine, "101")
+    there = snapshots(machine)
+    assert {name.split("@")[1] for name in there} == {"one", done["safety"]}
+    assert only(checkpoint(machine, vmids=["101"], name=done["safety"], state="restored"))["changed"]
+    assert marks(machine) == ["two"] * 3
+
+
+def test_in_place_without_safety(machine: Machine) -> None:
+    """zfs rollback: nothing is set aside."""
+    mark(machine, "one")
+    checkpoint(machine, vmids=["101"], name="one")
+    mark(machine, "two")
+    checkpoint(machine, vmids=["101"], name="two")
+    guids = machine.run(["zfs", "get", "-H", "-o", "value", "guid", *VOLUMES]).stdout
+    lose = [f"{dataset}@two" for dataset in VOLUMES]
+    options = {"vmids": ["101"], "name": "one", "state": "restored", "safety": False}
+    refused(machine, "would_lose_data", **options)
+    checkpoint(machine, **options, lose=lose)
+    assert marks(machine) == ["one"] * 3
+    assert machine.run(["zfs", "get", "-H", "-o", "value", "guid", *VOLUMES]).stdout == guids
+    assert set(snapshots(machine)) == {f"{dataset}@one" for dataset in VOLUMES}
+    assert running(machine, "101")
+    refused(machine, "invalid_option", **{**options, "mode": "clone"})
+
+
+def test_by_clones(machine: Machine) -> None:
+    """Newer snapshots stay, with what was set aside."""
+    mark(machine, "one")
+    checkpoint(machine, vmids=["101"], name="one")
+    mark(machine, "two")
+    checkpoint(machine, vmids=["101"], name="two")
+    done = only(checkpoint(machine, vmids=["101"], name="one", state="restored", mode="clone"))
+    assert marks(machine) == ["one"] * 3
+    aside = f"rpool/data/lxcri-aside/subvol-101-disk-0.{done['safety']}"
+    assert f"{aside}@two" in snapshots(machine)
+    again = only(checkpoint(machine, vmids=["101"], name="two", state="restored", mode="clone"))
+    assert again["changed"]
+    assert marks(machine) == ["two"] * 3
+    assert running(machine, "101")
+
+
+def test_two_containers_together(machine: Machine) -> None:
+    """All or none: what stands against one stands against all."""
+    mark(machine, "one")
+    machine.write(f"/{IDLE}/mark", "one")
+    checkpoint(machine, vmids=["101", "102"], name="one")
+    mark(machine, "two")
+    machine.write(f"/{IDLE}/mark", "two")
+    machine.run(["zfs", "snapshot", f"{IDLE}@foreign"])
+    refused(machine, "would_lose_data", vmids=["101", "102"], name="one", state="restored")
+    options = {"vmids": ["101", "102"], "name": "one", "state": "restored", "lose": [f"{IDLE}@foreign"]}
+    assert len({entry["safety"] for entry in checkpoint(machine, **options)["containers"]}) == 1
+    assert [*marks(machine), machine.read(f"/{IDLE}/mark")] == ["one"] * 4
+    assert running(machine, "101")
+    assert running(machine, "102")
+
+
+STEPS = [
+    "journal",
+    "locked",
+    "stopped",
+    "safety",
+    "held",
+    "unmounted",
+    f"aside:{DATA}",
+    f"aside:{SRV}",
+    f"cloned:{ROOT}",
+    f"promoted:{ROOT}",
+    f"promoted:{SRV}",
+    "swapped",
+    "dropped",
+    "unlocked",
+    "started",
+]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_at(machine: Machine, step: str) -> None:
+    """Nothing is lost, and running it again gets there."""
+    mark(machine, "one")
+    checkpoint(machine, vmids=["101"], name="one")
+    mark(machine, "two")
+    checkpoint(machine, vmids=["101"], name="two")
+    lose = [f"{dataset}@two" for dataset in VOLUMES]
+    options = {"vmids": ["101"], "name": "one", "state": "restored", "lose": lose}
+    result = attempt(machine, **options, env={"LAB_KILL_AT": f"restore:{step}"})
+    assert result.get("killed") == 9, result
+    assert checkpoint(machine, **options, check_mode=True)["changed"]
+    checkpoint(machine, **options)
+    assert marks(machine) == ["one"] * 3
+    assert running(machine, "101")
+    assert moves(machine, f"/{DATA}/seq")
+    assert origins(machine) == ["-"] * 3
+    assert "lock:" not in machine.read("/etc/pve/lxc/101.conf")
+    assert machine.run("ls /var/lib/lxcri/journal/*.json", check=False).stdout == ""
+    assert machine.run(["zfs", "get", "-H", "-o", "value", "canmount", *VOLUMES]).stdout.split() == ["on"] * 3
+    # What was there before can be had back, from one of the safety checkpoints.
+    safety = sorted({name.split("@")[1] for name in snapshots(machine) if "@lxcri-safety-" in name})
+    checkpoint(machine, vmids=["101"], name=safety[0], state="restored", mode="clone")
+    assert marks(machine) == ["two"] * 3
+
+
+@pytest.mark.parametrize("step", ["stopped", f"rolled back:{ROOT}", f"rolled back:{SRV}", "unlocked"])
+def test_killed_in_place(machine: Machine, step: str) -> None:
+    """A rollback in place is finished by the next run of any kind."""
+    mark(machine, "one")
+    checkpoint(machine, vmids=["101"], name="one")
+    mark(machine, "two")
+    options = {"vmids": ["101"], "name": "one", "state": "restored", "safety": False}
+    assert attempt(machine, **options, env={"LAB_KILL_AT": f"restore:{step}"}).get("killed") == 9
+    checkpoint(machine, vmids=["101"], name="later")
+    assert marks(machine) == ["one"] * 3
+    assert running(machine, "101")
+
+
+def test_a_busy_volume(machine: Machine) -> None:
+    """Everything is as it was, the container runs, and the volume is named."""
+    checkpoint(machine, vmids=["101"], name="one")
+    machine.run(f"cd /{SRV} && setsid sleep 100 >/dev/null 2>&1 &")
+    before = re.sub(r"(?m)^.*lxcri-aside.*$\n", "", state(machine))
+    result = attempt(machine, vmids=["101"], state="restored")
+    assert result.get("failed"), result
+    assert result["failure"]["code"] == "dataset_busy", result["failure"]
+    assert SRV in result["msg"]
+    assert running(machine, "101")
+    assert state(machine) == before
+
+
+def test_holds_clones_and_snapshots_of_proxmox(machine: Machine) -> None:
+    """Each is named, and nothing is touched."""
+    checkpoint(machine, vmids=["101"], name="one")
+    checkpoint(machine, vmids=["101"], name="two", hold="audit")
+    options = {"vmids": ["101"], "name": "one", "state": "restored", "lose": [f"{dataset}@two" for dataset in VOLUMES]}
+    assert refused(machine, "held", **options)["details"]["dataset"] in VOLUMES
+    checkpoint(machine, vmids=["101"], name="two", release="audit")
+    checkpoint(machine, vmids=["101"], name="two", clone_to={"vmid": "201"})
+    assert refused(machine, "has_clones", **options)["details"]["dataset"] in VOLUMES
+    machine.run(["pct", "snapshot", "102", "theirs"])
+    checkpoint(machine, vmids=["102"], name="before")
+    machine.run(["pct", "snapshot", "102", "theirs2"])
+    failure = refused(machine, "proxmox_snapshot", vmids=["102"], state="restored")
+    assert "pct delsnapshot 102 theirs2" in failure["hint"]
+
+
+def test_a_locked_key(machine: Machine) -> None:
+    """An encrypted volume without its key is not touched; with it, it is restored."""
+    machine.run(
+        "echo passphrase >/root/key && zfs create -o encryption=on -o keyformat=passphrase "
+        "-o keylocation=file:///root/key tank/containers/secret && echo one >/tank/containers/secret/file"
+    )
+    options = {"datasets": ["tank/containers/secret"]}
+    checkpoint(machine, **options, name="one")
+    machine.run(
+        "echo two >/tank/containers/secret/file; zfs unmount tank/containers/secret; "
+        "zfs unload-key tank/containers/secret"
+    )
+    failure = refused(machine, "key_unavailable", **options, state="restored")
+    assert failure["details"]["dataset"] == "tank/containers/secret"
+    machine.run("zfs load-key tank/containers/secret && zfs mount tank/containers/secret")
+    checkpoint(machine, **options, state="restored")
+    assert machine.read("/tank/containers/secret/file") == "one\n"
+
+
+def test_what_is_not_there(machine: Machine) -> None:
+    """No such checkpoint, one that was interrupted, a lock, and HA."""
+    failure = refused(machine, "checkpoint_missing", vmids=["101"], state="restored")
+    assert failure["details"]["names"] == []
+    attempt(machine, vmids=["101"], name="half", env={"LAB_KILL_AT": "present:stored"})
+    refused(machine, "checkpoint_incomplete", vmids=["101"], name="half", state="restored")
+    checkpoint(machine, vmids=["101"], name="one")
+    machine.run("mkdir -p /etc/pve/ha && printf 'ct: 101\n\tstate started\n' >/etc/pve/ha/resources.cfg")
+    refused(machine, "ha_managed", vmids=["101"], state="restored")
+    machine.run("rm /etc/pve/ha/resources.cfg; sed -i '1i lock: backup' /etc/pve/lxc/101.conf")
+    refused(machine, "locked", vmids=["101"], state="restored")
+
+
+def test_the_configuration(machine: Machine) -> None:
+    """Kept by default; restored on demand, with Proxmox's own snapshots left in it."""
+    checkpoint(machine, vmids=["101"], name="one")
+    machine.run("sed -i 's/^hostname: .*/hostname: renamed/' /etc/pve/lxc/101.conf")
+    checkpoint(machine, vmids=["101"], state="restored", name="one")
+    assert "hostname: renamed" in machine.read("/etc/pve/lxc/101.conf")
+    result = checkpoint(machine, vmids=["101"], state="restored", name="one", config="restore", diff=True)
+    assert "hostname: renamed" in str(result["diff"])
+    assert "hostname: renamed" not in machine.read("/etc/pve/lxc/101.conf")
+    assert running(machine, "101")
+
+
+def test_plain_lxc(machine: Machine) -> None:
+    """A container whose volumes lie one below the other."""
+    machine.run(
+        "mv /etc/pve /etc/pve.away; echo one >/tank/containers/web/data/mark; echo one >/tank/containers/web/mark"
+    )
+    checkpoint(machine, vmids=["web"], name="one")
+    machine.run("echo two >/tank/containers/web/data/mark; echo two >/tank/containers/web/mark")
+    done = only(checkpoint(machine, vmids=["web"], state="restored"))
+    assert machine.run("cat /tank/containers/web/mark /tank/containers/web/data/mark").stdout == "one\none\n"
+    assert running(machine, "web")
+    assert moves(machine, "/tank/containers/web/data/seq")
+    checkpoint(machine, vmids=["web"], state="restored", name=done["safety"])
+    assert machine.run("cat /tank/containers/web/mark /tank/containers/web/data/mark").stdout == "two\ntwo\n"
+
+
+def test_memory(machine: Machine) -> None:
+    """The counter goes on from where it was."""
+    count = "/rpool/data/subvol-103-disk-0/count"
+    checkpoint(machine, vmids=["103"], name="one", memory=True)
+    then = number(machine, "/rpool/data/subvol-103-disk-0/.zfs/snapshot/one/count")
+    assert moves(machine, count)
+    machine.run("sleep 3")
+    later = number(machine, count)
+    assert later > then + 5
+    checkpoint(machine, vmids=["103"], state="restored", memory=True)
+    now = number(machine, count)
+    assert then <= now < later
+    assert moves(machine, count)
+    # Without memory it begins again.
+    checkpoint(machine, vmids=["103"], state="restored", name="one")
+    assert number(machine, count) < then
+    checkpoint(machine, vmids=["103"], name="two")
+    refused(machine, "memory_missing", vmids=["103"], name="two", state="restored", memory=True)
