@@ -42,6 +42,8 @@ NEEDED = {
     "newuidmap": "uidmap",
     "setpriv": "util-linux",
 }
+# Scripts that run in the machine when it has booted for the first time.
+IN_THE_MACHINE = ("setup", "settle")
 KEPT = 2
 
 
@@ -101,7 +103,7 @@ def machine_directory() -> Path:
         # The saved state is that of this processor.
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         parts += sorted({line for line in lines if line.startswith(("model name", "flags"))})
-    parts += [(LAB / "qemu.py").read_bytes(), (IMAGE / "setup").read_bytes(), (IMAGE / "tree").read_bytes()]
+    parts += [(LAB / "qemu.py").read_bytes(), *((IMAGE / name).read_bytes() for name in ("tree", *IN_THE_MACHINE))]
     for path in sorted((IMAGE / "root").rglob("*")):
         if path.is_file():
             parts += [str(path.relative_to(IMAGE)), str(path.stat().st_mode & 0o111), path.read_bytes()]
@@ -244,8 +246,8 @@ def build_machine(work: Path) -> None:
         emulator.start(work, accelerator(), None)
         agent = qemu.GuestAgent(work)
         wait_for_boot(agent, work)
-        for text in ((IMAGE / "setup").read_text(encoding="utf-8"), QUIET):
-            run(agent, text)
+        for name in IN_THE_MACHINE:
+            run(agent, (IMAGE / name).read_text(encoding="utf-8"))
         emulator.monitor.snapshot("savevm", "ready")
     except BaseException:
         shutil.copy(work / "console.log", cache() / "console.log")
@@ -254,20 +256,6 @@ def build_machine(work: Path) -> None:
         emulator.stop()
     for name in ("qmp", "agent", "modules", "pid", "emulator.log"):
         (work / name).unlink(missing_ok=True)
-
-
-# Before it is saved: nothing that is still to be written, and free memory that is empty takes no room.
-QUIET = """
-sync
-zpool sync
-echo 3 >/proc/sys/vm/drop_caches
-free=$(awk '/^MemFree/ { print int($2 / 1024) - 200 }' /proc/meminfo)
-mkdir /run/zero
-mount -t tmpfs -o size=100% zero /run/zero
-head -c ${free}M /dev/zero >/run/zero/file
-umount /run/zero
-rmdir /run/zero
-"""
 
 
 def wait_for_boot(agent: qemu.GuestAgent, work: Path) -> None:

@@ -63,7 +63,7 @@ class ModuleRun:
 
     def kill(self, number: int = signal.SIGKILL, group: bool = True) -> None:
         """Send a signal to it, and with ``group`` to what it has started."""
-        self.machine.run(["kill", f"-{int(number)}", "--", f"{'-' if group else ''}{self.pid}"], check=False)
+        self.machine.modules.ask("kill", pid=-self.pid if group else self.pid, signal=int(number))
 
     def wait(self, timeout: float = 300) -> dict[str, t.Any]:
         """Its result; of a process that was killed {"killed": signal, "stdout": ..., "stderr": ...}."""
@@ -321,7 +321,7 @@ def arguments(name: str, options: t.Mapping[str, t.Any], check_mode: bool, diff:
 
 
 # In the machine a module dies of SIGKILL at the step that LAB_KILL_AT names.
-KILL = '''
+KILL = """
 
 import os
 import signal
@@ -333,7 +333,7 @@ def reached(step: str) -> None:
     note(step)
     if os.environ.get("LAB_KILL_AT") == step:
         os.kill(os.getpid(), signal.SIGKILL)
-'''
+"""
 
 
 def packages() -> bytes:

@@ -8,12 +8,15 @@ JSON over a serial port of the machine:
 
     {"id": 1, "op": "run", "module": "...", "arguments": {...}, "environment": {...}}
         answers {"id": 1, "pid": 7} at once, and at its end {"id": 1, "status": 0, "stdout": "...", "stderr": "..."}
-    {"id": 2, "op": "preload", "modules": ["..."]}   imports; answers {"id": 2, "failed": {"module": "why"}}
-    {"id": 3, "op": "clock", "time": 1.5}            sets the clock; answers {"id": 3}
+    {"id": 2, "op": "kill", "pid": -7, "signal": 9}
+        answers {"id": 2}, whether the process or group is there or not
+    {"id": 3, "op": "preload", "modules": ["..."]}   imports; answers {"id": 3, "failed": {"module": "why"}}
+    {"id": 4, "op": "clock", "time": 1.5}            sets the clock; answers {"id": 4}
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -72,6 +75,10 @@ class Server:
             return
         if request["op"] == "run":
             self.run(request)
+        elif request["op"] == "kill":
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(request["pid"], request["signal"])
+            self.answer(id=request["id"])
         elif request["op"] == "preload":
             self.answer(id=request["id"], failed=preload(request["modules"]))
         elif request["op"] == "clock":
@@ -84,6 +91,9 @@ class Server:
         pid = os.fork()
         if pid == 0:
             run_module(request, output, errors)
+        # Here as well, so that it is a group before anybody is told of it.
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)
         self.running[os.pidfd_open(pid)] = (request["id"], pid, output, errors)
         self.answer(id=request["id"], pid=pid)
 
@@ -116,7 +126,7 @@ def run_module(request: dict[str, t.Any], output: int, errors: int) -> t.NoRetur
     """What the new process does."""
     status = 1
     try:
-        os.setsid()
+        os.setpgid(0, 0)
         null = os.open(os.devnull, os.O_RDONLY)
         for source, target in ((null, 0), (output, 1), (errors, 2)):
             os.dup2(source, target)
