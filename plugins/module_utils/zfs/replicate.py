@@ -514,7 +514,11 @@ def replicate(host: Host, store: Store, ids: t.Sequence[str], wish: Wish, check_
             "Install the package pv ('apt-get install pv').",
             command="pv",
         )
-    with contextlib.nullcontext() if check_mode else _alone(wish.target):
+    with contextlib.ExitStack() as stack:
+        if not check_mode:
+            lock = stack.enter_context(_alone(wish.target))
+            if wish.target.ssh and not wish.absent:
+                wish = replace(wish, target=stack.enter_context(_connected(wish.target, f"{lock}.ssh")))
         replication = Replication(host, store, ids, wish, check_mode)
         entries = [replication.container(container) for container in replication.containers]
     failures = [(f"Container {e['container']}", f) for e, f in entries if f]
@@ -540,8 +544,37 @@ def _diff(entry: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
 
 
 @contextlib.contextmanager
-def _alone(target: Target) -> t.Iterator[None]:
-    """See that only one replication to this target runs.
+def _connected(target: Target, path: str) -> t.Iterator[Target]:
+    """The target by one connection of ssh that all commands share, or as it is when that does not come about.
+
+    The connection ends with this process, however that ends: it lasts as long as a ``cat`` there has its input.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)  # Of a run that was killed.
+    master = subprocess.Popen(
+        [*target.ssh[:-1], "-M", "-S", path, target.ssh[-1], "cat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=environment(),
+    )
+    try:
+        deadline = time.monotonic() + 20
+        while not os.path.exists(path) and master.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        ready = os.path.exists(path)
+        yield replace(target, ssh=(*target.ssh[:-1], "-S", path, target.ssh[-1])) if ready else target
+    finally:
+        if master.stdin:
+            master.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            master.wait(5)
+        _end([master])
+
+
+@contextlib.contextmanager
+def _alone(target: Target) -> t.Iterator[str]:
+    """See that only one replication to this target runs; gives the file of the lock.
 
     Raises:
         Failure: ``lock_timeout``.
@@ -558,7 +591,7 @@ def _alone(target: Target) -> t.Iterator[None]:
                 "Run again when it has ended.",
                 file=path,
             ) from None
-        yield
+        yield path
 
 
 class Replication:
@@ -741,7 +774,7 @@ class Replication:
             volume.sent.append(snapshot.short)
             order = newest.createtxg + 1 if newest else 1
             arrived = replace(snapshot, name=f"{volume.target}@{snapshot.short}", createtxg=order)
-            return replace(replica, resume_token=None, snapshots=(*replica.snapshots, arrived))
+            return replace(replica, resume_token=None, written=0, snapshots=(*replica.snapshots, arrived))
         if snapshot.name in by_name:
             self._copy_files(container, [by_name[snapshot.name]])
         self._hold(self.host.zfs, self.held_here, {snapshot.name})
