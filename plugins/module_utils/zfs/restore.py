@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Brings containers back to a checkpoint.
 
-ZFS cannot roll back behind a snapshot and keep it, so a state that is to be kept cannot be a snapshot of the volume that
-is rolled back. A volume is therefore set aside, under another name, with the safety checkpoint; and a clone of the
+ZFS cannot roll back behind a snapshot and keep it, so a state that is to be kept cannot be a snapshot of the volume
+that is rolled back. A volume is therefore set aside, under another name, with the safety checkpoint; and a clone of the
 checkpoint takes its place and is promoted, so that older snapshots belong to it again. Until all volumes are in place
 everything can be undone. Without a safety checkpoint it is ``zfs rollback``.
 
@@ -65,7 +65,7 @@ class Put:
 
 @dataclass
 class Plan:
-    """What becomes of one container. lost: snapshots and bookmarks that go. safety: the name of what stays of before."""
+    """What becomes of one container. lost: snapshots and bookmarks that go. safety: the name of what is kept."""
 
     container: Container
     checkpoint: Checkpoint
@@ -419,7 +419,7 @@ def _swap(host: Host, puts: t.Sequence[Put]) -> None:
         snapshot = f"{put.aside if source == put.dataset else source}@{short}"
         options = [f"{key}={value}" for key, value in sorted(put.properties.items())]
         if put.kind == "filesystem":
-            options += [f"refquota={put.refquota or 'none'}", f"canmount={put.canmount or 'on'}"]
+            options += [f"refquota={put.refquota or 'none'}", *([f"canmount={put.canmount}"] if put.canmount else [])]
         flags = [word for option in options for word in ("-o", option)]
         host.zfs.do("clone", *flags, snapshot, put.dataset, message=f"{put.dataset} cannot be put back")
         reached(f"restore:cloned:{put.dataset}")
@@ -427,8 +427,6 @@ def _swap(host: Host, puts: t.Sequence[Put]) -> None:
             if _origin(host, put.dataset) == put.origin:
                 break
             host.zfs.do("promote", put.dataset, message=f"{put.dataset} cannot be promoted")
-        if put.kind == "filesystem" and put.canmount is None:
-            host.zfs.do("inherit", "canmount", put.dataset)
         reached(f"restore:promoted:{put.dataset}")
     _mount(host, [put.dataset for put in reversed(deepest_first)])
 
@@ -544,10 +542,8 @@ def _undo(host: Host, store: Store, container_id: str) -> None:
             host.zfs.do("rename", put.aside, put.dataset)
         host.zfs.do("inherit", ASIDE, put.dataset)
         if put.kind == "filesystem":
-            if put.canmount is None:
-                host.zfs.do("inherit", "canmount", put.dataset)
-            else:
-                host.zfs.do("set", f"canmount={put.canmount}", put.dataset)
+            # It cannot be inherited; "on" is what it is by default.
+            host.zfs.do("set", f"canmount={put.canmount or 'on'}", put.dataset)
         reached(f"restore:undone:{put.dataset}")
     _mount(host, [put.dataset for put in puts])
     if entry["safety"]:
