@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import time
 import typing as t
 
 import pytest
@@ -173,8 +172,8 @@ def test_a_stream_that_was_cut_is_resumed(machine: Machine, over_ssh: bool) -> N
     options = SSH if over_ssh else {}
     write(machine, COUNTER, 24)
     take(machine, "one", "103")
-    run = machine.start_module("zfs_replica", {"vmids": ["103"], "target": TARGET, "bandwidth": "2M", **options})
-    machine.run("for i in $(seq 300); do pgrep -f '^zfs recv' >/dev/null && break; sleep 0.1; done; sleep 4")
+    run = machine.start_module("zfs_replica", {"vmids": ["103"], "target": TARGET, "bandwidth": "512k", **options})
+    machine.run("for i in $(seq 300); do pgrep -f '^zfs recv' >/dev/null && break; sleep 0.1; done; sleep 7")
     # Once only the module itself, once with all that it has started.
     run.kill(group=over_ssh)
     assert run.wait()["killed"] == 9
@@ -198,7 +197,7 @@ def test_a_stream_that_was_cut_is_resumed(machine: Machine, over_ssh: bool) -> N
         if name == "one":
             write(machine, COUNTER, 16)
             take(machine, "two", "103")
-            cut = replica(machine, "103", bandwidth="2M", timeout=4, fails=True, **options)
+            cut = replica(machine, "103", bandwidth="1M", timeout=6, fails=True, **options)
             assert cut["failure"]["code"] == "stream_timeout"
             await_token(machine)
 
@@ -275,7 +274,8 @@ def test_what_is_no_replica_is_refused(machine: Machine) -> None:
     replica(machine, "103", overwrite_diverged=True, lose=[f"{REPLICA}@own", REPLICA])
     assert guids(machine, REPLICA) == guids(machine, COUNTER)
     assert replica(machine, "103", fails=True, target="backup/none")["failure"]["code"] == "target_missing"
-    assert replica(machine, "103", fails=True, target="none/x")["failure"]["code"] == "pool_unavailable"
+    # zfs says the same of a pool that is not there.
+    assert replica(machine, "103", fails=True, target="none/x")["failure"]["code"] == "target_missing"
     # One that fails does not stop another.
     take(machine, "one", "102")
     machine.run(f"zfs snapshot {REPLICA}@test")
