@@ -179,6 +179,7 @@ STEPS = [
     f"promoted:{SRV}",
     "swapped",
     "dropped",
+    "settled",
     "unlocked",
     "started",
 ]
@@ -220,6 +221,20 @@ def test_killed_in_place(machine: Machine, step: str) -> None:
     assert attempt(machine, **options, env={"LAB_KILL_AT": f"restore:{step}"}).get("killed") == 9
     checkpoint(machine, vmids=["101"], name="later")
     assert marks(machine) == ["one"] * 3
+    assert running(machine, "101")
+
+
+def test_killed_in_place_and_written_since(machine: Machine) -> None:
+    """What is written once the container runs again is not rolled back by the run that clears up."""
+    mark(machine, "one")
+    checkpoint(machine, vmids=["101"], name="one")
+    mark(machine, "two")
+    options = {"vmids": ["101"], "name": "one", "state": "restored", "safety": False}
+    assert attempt(machine, **options, env={"LAB_KILL_AT": "restore:started"}).get("killed") == 9
+    assert running(machine, "101")
+    mark(machine, "three")
+    checkpoint(machine, vmids=["101"], name="later")
+    assert marks(machine) == ["three"] * 3
     assert running(machine, "101")
 
 

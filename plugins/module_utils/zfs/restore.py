@@ -33,7 +33,7 @@ from .checkpoint import (
     stamp,
 )
 from .host import PVE, Container, Host, top_section
-from .model import ASIDE, ASIDE_PARENT, Checkpoint, Dataset, aside_name
+from .model import ASIDE, ASIDE_PARENT, Checkpoint, Dataset, Snapshot, aside_name
 from .steps import reached
 from .store import Store, read_text
 
@@ -49,7 +49,8 @@ class Put:
     """A volume to be put back.
 
     source: the snapshot, by its full name. aside: where the volume goes. origin: what it is itself a clone of.
-    properties: those set on it. refquota: bytes, as the checkpoint has it.
+    properties: those set on it. refquota: bytes, as the checkpoint has it. resized: that is not what it has now.
+    chain: the datasets from the one that has the snapshot to the volume, each a clone of the next.
     """
 
     dataset: str
@@ -61,6 +62,9 @@ class Put:
     canmount: str | None
     refquota: int
     properties: dict[str, str] = field(default_factory=dict)
+    mounted: bool = True
+    resized: bool = True
+    chain: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -87,6 +91,8 @@ class Plan:
                 plan = [{"key": self.container.id, "before": "as it is", "after": self.checkpoint.name}]
             if self.config is not None:
                 plan.append({"key": "config", "before": self.container.config, "after": self.config})
+            if self.firewall is not None:
+                plan.append({"key": "firewall", "before": self.container.firewall, "after": self.firewall})
         return {
             "container": self.container.id,
             "name": self.checkpoint.name,
@@ -260,6 +266,11 @@ def _plan(
             raise Failure(
                 "invalid_option", f"safety: {snapshot.name} was set aside; without safety it cannot be put back."
             )
+        chain, along = _chain(dataset, snapshot, datasets)
+        # Newer ones than where the two parted are set aside with the volume, where Proxmox does not find its own.
+        _require_no_proxmox_snapshot(dataset.newer_than(along) if along else _names(dataset), container)
+        if safety and set(_bookmarks(dataset)) - set(plan.lost):
+            plan.notes.append(f"The bookmarks of {dataset.name} stay with what is set aside.")
         local = host.zfs.do("get", "-Hp", "-s", "local,received", "-o", "property,value", "all", dataset.name)
         properties = dict(line.split("\t", 1) for line in local.splitlines() if "\t" in line)
         plan.puts.append(
@@ -273,6 +284,9 @@ def _plan(
                 canmount=properties.get("canmount"),
                 refquota=member.refquota,
                 properties={key: value for key, value in properties.items() if not _NOT_FOR_A_CLONE.fullmatch(key)},
+                mounted=dataset.mounted,
+                resized=dataset.refquota != member.refquota,
+                chain=chain,
             )
         )
     plan.lost.sort()
@@ -280,11 +294,45 @@ def _plan(
     return plan
 
 
+def _chain(
+    dataset: Dataset, snapshot: Snapshot, datasets: t.Mapping[str, Dataset]
+) -> tuple[list[str], Snapshot | None]:
+    """The datasets from that of the snapshot to the volume, each a clone of the next, and what the volume has of it.
+
+    The volume is not in it, and has nothing of it, when the snapshot does not come from it.
+    """
+    chain = [snapshot.dataset]
+    found: Snapshot | None = snapshot
+    while chain[-1] != dataset.name:
+        origin = datasets[chain[-1]].origin if chain[-1] in datasets else None
+        owner = (origin or "").split("@")[0]
+        if not origin or origin == dataset.origin or owner in chain or owner not in datasets:
+            return chain, None
+        chain.append(owner)
+        found = datasets[owner].snapshot(origin.split("@")[1])
+    return chain, found
+
+
+def _names(dataset: Dataset) -> list[str]:
+    return [snapshot.name for snapshot in dataset.snapshots]
+
+
+def _bookmarks(dataset: Dataset) -> list[str]:
+    return [bookmark.name for bookmark in dataset.bookmarks]
+
+
 def _merged(current: str, stored: str) -> str:
     """The stored configuration, with the sections of Proxmox's own snapshots that are there by now."""
     if not stored:
         return current
     head = re.sub(r"^lock:.*\n?", "", top_section(stored), flags=re.MULTILINE)
+    # The snapshot of Proxmox that came before: only the current file names one that is there.
+    found = re.search(r"^parent:.*\n?", top_section(current), re.MULTILINE)
+    parent = found.group().rstrip("\n") + "\n" if found else ""
+    if re.search(r"^parent:", head, re.MULTILINE):
+        head = re.sub(r"^parent:.*\n?", lambda _match: parent, head, flags=re.MULTILINE)
+    elif parent:
+        head = head.rstrip("\n") + "\n" + parent + ("\n" if head.endswith("\n\n") else "")
     return head + current[len(top_section(current)) :]
 
 
@@ -347,19 +395,24 @@ def _require_losable(dataset: Dataset, newer: t.Sequence[str], container: Contai
 
 def _apply(host: Host, store: Store, plans: t.Sequence[Plan], mode: str, safety: bool, memory: bool) -> None:
     ids = [plan.container.id for plan in plans]
-    with host.locked(ids):
-        for plan in plans:
-            require_unlocked(host.container(plan.container.id))
-        for plan in plans:
-            journal.write(store, plan.container.id, _entry(store, plan, mode, safety, memory))
-        reached("restore:journal")
-        for plan in plans:
-            host.mark_locked(plan.container.id, "rollback")
-        reached("restore:locked")
     try:
+        with host.locked(ids):
+            for plan in plans:
+                _again(host, plan)
+            for plan in plans:
+                journal.write(store, plan.container.id, _entry(store, plan, mode, safety, memory))
+            reached("restore:journal")
+            for plan in plans:
+                host.mark_locked(plan.container.id, "rollback")
+            reached("restore:locked")
         for plan in plans:
             if plan.container.running:
                 host.stop(plan.container.id)
+        if not safety:
+            # From here on it goes forward only. None of them runs, so nothing that is written from now on is lost.
+            for plan in plans:
+                entry = _entry(store, plan, mode, safety, memory)
+                journal.write(store, plan.container.id, {**entry, "phase": "in place"})
         reached("restore:stopped")
         if safety:
             _keep_safe(host, store, plans)
@@ -369,17 +422,41 @@ def _apply(host: Host, store: Store, plans: t.Sequence[Plan], mode: str, safety:
                 entry = _entry(store, plan, mode, safety, memory)
                 journal.write(store, plan.container.id, {**entry, "phase": "swapped"})
             reached("restore:swapped")
-    except Failure:
-        for plan in plans:
-            _undo(host, store, plan.container.id)
+    except (Failure, OSError):
+        # What cannot be undone now is undone by the next run, from the journal.
+        _each(lambda container_id: _undo(host, store, container_id), ids, quiet=True)
         raise
-    for plan in plans:
-        _finish(host, store, plan.container.id)
+    _each(lambda container_id: _finish(host, store, container_id), ids)
+
+
+def _again(host: Host, plan: Plan) -> None:
+    """See, with the lock held, that the container is still what was planned for."""
+    container = host.container(plan.container.id)
+    require_unlocked(container)
+    if (container.config, container.running) != (plan.container.config, plan.container.running):
+        raise Failure(
+            "changed_meanwhile",
+            f"Container {container.id} was configured, started or stopped meanwhile.",
+            "Run again.",
+            container=container.id,
+        )
+
+
+def _each(work: t.Callable[[str], None], ids: t.Sequence[str], quiet: bool = False) -> None:
+    """Do something for all containers, also when it fails for one of them; the first failure is raised at the end."""
+    failures: list[Failure] = []
+    for container_id in ids:
+        try:
+            work(container_id)
+        except Failure as failure:
+            failures.append(failure)
+    if failures and not quiet:
+        raise failures[0]
 
 
 def _entry(store: Store, plan: Plan, mode: str, safety: bool, memory: bool) -> dict[str, t.Any]:
     return {
-        "phase": "begun" if safety else "in place",
+        "phase": "begun",
         "running": plan.container.running,
         "safety": plan.safety,
         "lost": plan.lost if mode == "rollback" else [],
@@ -423,12 +500,11 @@ def _swap(host: Host, puts: t.Sequence[Put]) -> None:
         flags = [word for option in options for word in ("-o", option)]
         host.zfs.do("clone", *flags, snapshot, put.dataset, message=f"{put.dataset} cannot be put back")
         reached(f"restore:cloned:{put.dataset}")
-        for _attempt in range(8):
-            if _origin(host, put.dataset) == put.origin:
-                break
+        # At the end of the chain, ZFS refuses.
+        while _origin(host, put.dataset) != put.origin:
             host.zfs.do("promote", put.dataset, message=f"{put.dataset} cannot be promoted")
         reached(f"restore:promoted:{put.dataset}")
-    _mount(host, [put.dataset for put in reversed(deepest_first)])
+    _mount(host, [put.dataset for put in puts if put.mounted])
 
 
 def _origin(host: Host, dataset: str) -> str | None:
@@ -459,18 +535,22 @@ def _finish(host: Host, store: Store, container_id: str) -> None:
         for put in puts:
             _roll_back(host, put, entry["lost"])
             reached(f"restore:rolled back:{put.dataset}")
-        _mount(host, [put.dataset for put in puts])
-    else:
+        _mount_again(host, puts)
+    elif entry["phase"] == "swapped":
         _drop_lost(host, puts, entry["lost"])
-    reached("restore:dropped")
-    if entry["config"] is not None:
-        host.write_config(container_id, entry["config"])
-    if entry["firewall"] is not None:
-        host.write_firewall(container_id, entry["firewall"])
+    if entry["phase"] != "settled":
+        reached("restore:dropped")
+        if entry["config"] is not None:
+            host.write_config(container_id, entry["config"])
+        if entry["firewall"] is not None:
+            host.write_firewall(container_id, entry["firewall"])
+        # Once it may be started, what is written must not be rolled back by another run.
+        journal.write(store, container_id, {**entry, "phase": "settled"})
+        reached("restore:settled")
     with host.locked([container_id]):
         host.mark_locked(container_id, None)
     reached("restore:unlocked")
-    if host.proxmox:
+    if host.proxmox and any(put.resized for put in puts):
         # The sizes in the configuration are those of the quotas.
         host.run(["pct", "rescan", "--vmid", container_id], timeout=120)
     _start_again(host, container_id, entry)
@@ -494,7 +574,7 @@ def _start_again(host: Host, container_id: str, entry: t.Mapping[str, t.Any]) ->
 
 
 def _roll_back(host: Host, put: Put, lost: t.Sequence[str]) -> None:
-    """Roll back in place. The file system is unmounted, for the kernel's caches are stale (OpenZFS issue 10931)."""
+    """Roll back in place."""
     dataset = host.zfs.read([put.dataset])[put.dataset]
     snapshot = dataset.snapshot(put.source.split("@")[1])
     if snapshot is None:
@@ -511,8 +591,15 @@ def _roll_back(host: Host, put: Put, lost: t.Sequence[str]) -> None:
     host.zfs.do("rollback", *(["-r"] if newer else []), put.source, message=f"{put.dataset} cannot be rolled back")
     if put.kind == "filesystem":
         host.zfs.do("set", f"refquota={put.refquota or 'none'}", put.dataset)
-        if dataset.mounted:
-            host.zfs.do("unmount", put.dataset)
+
+
+def _mount_again(host: Host, puts: t.Sequence[Put]) -> None:
+    """Unmount and mount what was rolled back, for the kernel's caches are stale (OpenZFS issue 10931)."""
+    there = host.zfs.read([put.dataset for put in puts])
+    for name in sorted((put.dataset for put in puts), reverse=True):
+        if there[name].mounted:
+            host.zfs.do("unmount", name, message=f"{name} cannot be unmounted")
+    _mount(host, [put.dataset for put in puts if put.mounted])
 
 
 def _drop_lost(host: Host, puts: t.Sequence[Put], lost: t.Sequence[str]) -> None:
@@ -534,18 +621,20 @@ def _undo(host: Host, store: Store, container_id: str) -> None:
     entry = journal.read(store, container_id)
     if entry is None:
         return
-    puts = [Put(**put) for put in entry["volumes"]]
+    # Without a safety checkpoint nothing is set aside.
+    puts = [Put(**put) for put in entry["volumes"]] if entry["safety"] else []
     for put in sorted(puts, key=lambda put: put.dataset, reverse=True):
         _undo_clone(host, put)
     for put in sorted(puts, key=lambda put: put.dataset):
         if put.aside in host.zfs.read([put.aside]):
             host.zfs.do("rename", put.aside, put.dataset)
         host.zfs.do("inherit", ASIDE, put.dataset)
-        if put.kind == "filesystem":
+        canmount = host.zfs.read([put.dataset])[put.dataset].canmount
+        if put.kind == "filesystem" and canmount != (put.canmount or "on"):
             # It cannot be inherited; "on" is what it is by default.
             host.zfs.do("set", f"canmount={put.canmount or 'on'}", put.dataset)
         reached(f"restore:undone:{put.dataset}")
-    _mount(host, [put.dataset for put in puts])
+    _mount(host, [put.dataset for put in puts if put.mounted])
     if entry["safety"]:
         container = host.container(container_id)
         datasets, sets = known(host, [container], store)
@@ -563,12 +652,12 @@ def _undo(host: Host, store: Store, container_id: str) -> None:
 
 def _undo_clone(host: Host, put: Put) -> None:
     """Remove the clone that stands in the volume's place, after its snapshots went back to whose they were."""
-    source = put.source.split("@")[0]
-    there = host.zfs.read([put.dataset, put.aside, source])
+    there = host.zfs.read([put.dataset, put.aside, *put.chain])
     if put.aside not in there or put.dataset not in there:
         return
-    for owner in dict.fromkeys((put.aside, source)):
-        if owner in there and owner != put.dataset and (_origin(host, owner) or "").startswith(f"{put.dataset}@"):
+    # The one with the oldest snapshots first, so that each gets its own and not those of the ones before it.
+    for owner in reversed([put.aside if name == put.dataset else name for name in put.chain]):
+        if owner in there and (_origin(host, owner) or "").startswith(f"{put.dataset}@"):
             host.zfs.do("promote", owner)
     if there[put.dataset].mounted:
         host.zfs.do("unmount", put.dataset)

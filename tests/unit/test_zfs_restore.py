@@ -1,0 +1,439 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Restores on a ZFS that is kept in memory: interrupted before each command, and with each command failing."""
+
+from __future__ import annotations
+
+import itertools
+import typing as t
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import restore as module
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import snapshot_all
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.commands import Completed
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.host import LxcHost, Zfs
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.model import ASIDE_PARENT, COLUMNS
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.restore import _merged, recover, restore
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.store import Store
+
+ROOT, DATA = "tank/containers/web", "tank/containers/web/data"
+VOLUMES = (ROOT, DATA)
+
+
+class KilledError(BaseException):
+    """The process ends here, without anything being tidied up."""
+
+
+class RefusedError(Exception):
+    """What zfs says when it refuses."""
+
+
+@dataclass(eq=False)
+class Snap:
+    short: str
+    number: int
+    data: str
+    properties: dict[str, str]
+    holds: set[str] = field(default_factory=set)
+
+
+@dataclass(eq=False)
+class Volume:
+    data: str = ""
+    snaps: list[Snap] = field(default_factory=list)
+    origin: Snap | None = None
+    properties: dict[str, str] = field(default_factory=dict)
+    mounted: bool = True
+
+
+class World:
+    """Datasets and one container, with the commands that act on them. Clones and promotion are as zfs(8) has them."""
+
+    def __init__(self) -> None:
+        self.volumes: dict[str, Volume] = {"tank/containers": Volume(), ROOT: Volume(), DATA: Volume()}
+        self.running = True
+        self.numbers = itertools.count(1)
+        self.calls = 0
+        self.kill_at = self.fail_at = -1
+
+    def __call__(self, argv: t.Sequence[str], stdin: str | None = None, timeout: float | None = None) -> Completed:
+        self.calls += 1
+        if self.calls == self.kill_at:
+            raise KilledError
+        try:
+            if self.calls == self.fail_at:
+                raise RefusedError("cannot do it: 'tank' is busy")
+            return Completed(tuple(argv), 0, self.act(list(argv)), "")
+        except RefusedError as error:
+            return Completed(tuple(argv), 1, "", str(error))
+
+    def act(self, argv: list[str]) -> str:
+        if argv[0] == "zfs":
+            return str(getattr(self, f"zfs_{argv[1]}")(argv[2:]) or "")
+        if argv[0] == "lxc-info":
+            return "RUNNING\n" if self.running else "STOPPED\n"
+        if argv[0] in ("lxc-start", "lxc-stop"):
+            self.running = argv[0] == "lxc-start"
+        return ""
+
+    def owner(self, snap: Snap) -> str:
+        return next(name for name, volume in self.volumes.items() if snap in volume.snaps)
+
+    def name(self, snap: Snap | None) -> str:
+        return f"{self.owner(snap)}@{snap.short}" if snap else "-"
+
+    def snap(self, name: str) -> Snap:
+        dataset, short = name.split("@")
+        return next(snap for snap in self.volumes[dataset].snaps if snap.short == short)
+
+    def clones(self, snap: Snap) -> list[str]:
+        return [name for name, volume in self.volumes.items() if volume.origin is snap]
+
+    def written(self, volume: Volume) -> bool:
+        last = volume.snaps[-1] if volume.snaps else volume.origin
+        return last is None or last.data != volume.data
+
+    def zfs_list(self, argv: list[str]) -> str:
+        columns = argv[argv.index("-o") + 1].split(",")
+        roots = argv[argv.index("-o") + 2 :]
+        lines = []
+        for name, volume in self.volumes.items():
+            if not any(name == root or name.startswith(f"{root}/") for root in roots):
+                continue
+            row = dict.fromkeys((*COLUMNS, "name"), "-")
+            row.update(name=name, type="filesystem", guid=str(id(volume)), origin=self.name(volume.origin))
+            row.update(written=str(int(self.written(volume))), mounted="yes" if volume.mounted else "no")
+            row.update(refquota="0", mountpoint=f"/{name}", canmount="on")
+            row.update(volume.properties)
+            lines.append(row)
+            for snap in volume.snaps if "snapshot" in argv[argv.index("-t") + 1] else ():
+                row = {**dict.fromkeys(COLUMNS, "-"), **snap.properties}
+                row.update(name=f"{name}@{snap.short}", type="snapshot", guid=str(snap.number), creation="1")
+                row.update(createtxg=str(snap.number), userrefs=str(len(snap.holds)))
+                row.update(clones=",".join(self.clones(snap)) or "-")
+                lines.append(row)
+        return "".join("\t".join(row[column] for column in columns) + "\n" for row in lines)
+
+    def zfs_get(self, argv: list[str]) -> str:
+        volume = self.volumes[argv[-1]]
+        if argv[-2] == "origin":
+            return self.name(volume.origin)
+        return "".join(f"{key}\t{value}\n" for key, value in volume.properties.items())
+
+    @staticmethod
+    def options(argv: list[str]) -> tuple[dict[str, str], list[str]]:
+        found, rest = {}, []
+        words = iter(argv)
+        for word in words:
+            if word == "-o":
+                key, value = next(words).split("=", 1)
+                found[key] = value
+            elif word != "-p":
+                rest.append(word)
+        return found, rest
+
+    def zfs_create(self, argv: list[str]) -> None:
+        self.volumes.setdefault(argv[-1], Volume(mounted=False))
+
+    def zfs_snapshot(self, argv: list[str]) -> None:
+        properties, names = self.options(argv)
+        for name in names:
+            dataset, short = name.split("@")
+            volume = self.volumes[dataset]
+            volume.snaps.append(Snap(short, next(self.numbers), volume.data, dict(properties)))
+
+    def zfs_set(self, argv: list[str]) -> None:
+        names = [word for word in argv if "=" not in word]
+        for key, value in (word.split("=", 1) for word in argv if "=" in word):
+            for name in names:
+                (self.snap(name) if "@" in name else self.volumes[name]).properties[key] = value
+
+    def zfs_inherit(self, argv: list[str]) -> None:
+        self.volumes[argv[1]].properties.pop(argv[0], None)
+
+    def zfs_hold(self, argv: list[str]) -> None:
+        for name in argv[1:]:
+            self.snap(name).holds.add(argv[0])
+
+    def zfs_release(self, argv: list[str]) -> None:
+        if argv[0] not in self.snap(argv[1]).holds:
+            raise RefusedError("no such tag on this dataset")
+        self.snap(argv[1]).holds.remove(argv[0])
+
+    def zfs_unmount(self, argv: list[str]) -> None:
+        above = [name for name, volume in self.volumes.items() if name.startswith(f"{argv[0]}/") and volume.mounted]
+        if self.running or above:
+            raise RefusedError(f"cannot unmount '{argv[0]}': pool or dataset is busy")
+        self.volumes[argv[0]].mounted = False
+
+    def zfs_mount(self, argv: list[str]) -> None:
+        self.volumes[argv[0]].mounted = True
+
+    def zfs_rename(self, argv: list[str]) -> None:
+        before, after = argv
+        if any(name.startswith(f"{before}/") for name in self.volumes):
+            raise AssertionError("the volumes below go along")
+        if after in self.volumes or after.rsplit("/", 1)[0] not in self.volumes:
+            raise AssertionError(after)
+        self.volumes[after] = self.volumes.pop(before)
+
+    def zfs_clone(self, argv: list[str]) -> None:
+        properties, (source, target) = self.options(argv)
+        if target in self.volumes or target.rsplit("/", 1)[0] not in self.volumes:
+            raise AssertionError(target)
+        if properties.get("refquota") == "none":
+            del properties["refquota"]
+        self.volumes[target] = Volume(self.snap(source).data, [], self.snap(source), properties)
+
+    def zfs_promote(self, argv: list[str]) -> None:
+        volume = self.volumes[argv[0]]
+        origin = volume.origin
+        if origin is None:
+            raise RefusedError(f"cannot promote '{argv[0]}': not a cloned filesystem")
+        parent = self.volumes[self.owner(origin)]
+        moved = [snap for snap in parent.snaps if snap.number <= origin.number]
+        parent.snaps = [snap for snap in parent.snaps if snap.number > origin.number]
+        volume.snaps = moved + volume.snaps
+        volume.origin, parent.origin = parent.origin, origin
+
+    def zfs_rollback(self, argv: list[str]) -> None:
+        snap, volume = self.snap(argv[-1]), self.volumes[argv[-1].split("@")[0]]
+        if volume.snaps[-1] is not snap and "-r" not in argv:
+            raise RefusedError("more recent snapshots or bookmarks exist")
+        volume.snaps = [other for other in volume.snaps if other.number <= snap.number]
+        volume.data = snap.data
+
+    def zfs_destroy(self, argv: list[str]) -> None:
+        dataset, at, shorts = argv[0].partition("@")
+        if dataset not in self.volumes:
+            raise RefusedError(f"cannot open '{dataset}': dataset does not exist")
+        volume = self.volumes[dataset]
+        if not at:
+            if volume.snaps or any(name.startswith(f"{dataset}/") for name in self.volumes):
+                raise RefusedError(f"cannot destroy '{dataset}': filesystem has children")
+            if volume.mounted and self.running:
+                raise RefusedError(f"cannot destroy '{dataset}': dataset is busy")
+            del self.volumes[dataset]
+            return
+        for snap in [self.snap(f"{dataset}@{short}") for short in shorts.split(",")]:
+            if snap.holds or self.clones(snap):
+                raise RefusedError(f"cannot destroy '{self.name(snap)}': it is held, or snapshot has dependent clones")
+            volume.snaps.remove(snap)
+
+    def state(self) -> list[t.Any]:
+        """What is there, without where nothing is set aside."""
+        return [
+            self.running,
+            *sorted(
+                (
+                    name,
+                    volume.data,
+                    volume.mounted,
+                    self.name(volume.origin),
+                    sorted(item for item in volume.properties.items() if item != ("canmount", "on")),
+                    [(snap.short, snap.number, sorted(snap.holds)) for snap in volume.snaps],
+                )
+                for name, volume in self.volumes.items()
+                if not name.endswith(f"/{ASIDE_PARENT}")
+            ),
+        ]
+
+    def write(self, text: str) -> None:
+        for name in VOLUMES:
+            self.volumes[name].data = text
+
+    def data(self) -> list[str]:
+        return [self.volumes[name].data for name in VOLUMES]
+
+
+class Lab:
+    """A world with the checkpoints one and two, and the state three."""
+
+    def __init__(self, path: Path) -> None:
+        self.world = World()
+        self.store = Store(str(path / "state"))
+        self.host = LxcHost(Zfs(self.world), self.world)
+        self.host.lock_pattern = str(path / "{}.lock")
+        for name in ("one", "two"):
+            self.world.write(name)
+            snapshot_all(self.host, self.store, [self.host.container("web")], name)
+        self.world.write("three")
+
+    def restore(self, name: str | None, **options: t.Any) -> dict[str, t.Any]:
+        return restore(self.host, self.store, ["web"], name, **options)[0]
+
+    def recover(self) -> list[dict[str, t.Any]]:
+        return recover(self.host, self.store, ["web"], check_mode=False)
+
+    def settled(self) -> None:
+        """Nothing is left half-way."""
+        for name in VOLUMES:
+            volume = self.world.volumes[name]
+            assert volume.mounted
+            assert volume.origin is None
+            assert "lxcri:aside" not in volume.properties
+            assert volume.properties.get("canmount", "on") == "on"
+        assert self.world.running
+        assert self.recover() == []
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[[], Lab]:
+    numbers = itertools.count()
+    monkeypatch.setattr(module, "stamp", lambda prefix: f"{prefix}{next(numbers)}")
+    return lambda: Lab(tmp_path / str(next(numbers)))
+
+
+LOSE = sorted(f"{name}@two" for name in VOLUMES)
+CASES: list[dict[str, t.Any]] = [
+    {"name": "two"},
+    {"name": "one", "lose": LOSE},
+    {"name": "one", "mode": "clone"},
+    {"name": "two", "safety": False},
+    {"name": "one", "safety": False, "lose": LOSE},
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_restored(make: t.Callable[[], Lab], case: dict[str, t.Any]) -> None:
+    lab = make()
+    before = lab.world.state()
+    predicted = lab.restore(**case, check_mode=True)
+    assert lab.world.state() == before
+    done = lab.restore(**case)
+    assert [change["key"] for change in done["plan"]] == [change["key"] for change in predicted["plan"]]
+    assert lab.world.data() == [case["name"]] * 2
+    lab.settled()
+    assert not lab.restore(case["name"])["changed"]
+    there = {snap.short for volume in lab.world.volumes.values() for snap in volume.snaps}
+    assert ("two" in there) == (case["name"] == "two" or case.get("mode") == "clone")
+
+
+def test_back_and_forth(make: t.Callable[[], Lab]) -> None:
+    """Each state from before can be had again, however the volumes that were set aside depend on each other."""
+    lab = make()
+    safeties = []
+    for text in ("three", "four", "five", "six"):
+        lab.world.write(text)
+        safeties.append((text, lab.restore("two" if len(safeties) % 2 else "one", mode="clone")["safety"]))
+        lab.settled()
+    for text, name in (*safeties, *reversed(safeties)):
+        lab.restore(name, mode="clone")
+        assert lab.world.data() == [text] * 2
+        lab.settled()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_killed_before_each_command(make: t.Callable[[], Lab], case: dict[str, t.Any]) -> None:
+    """It is undone or finished, and running it again gets there; also when that is killed as well."""
+    for place in itertools.count(1):
+        lab = make()
+        before = lab.world.state()
+        lab.world.kill_at = lab.world.calls + place
+        try:
+            lab.restore(**case)
+            break
+        except KilledError:
+            pass
+        # The run that clears up is killed, at another place each time.
+        lab.world.kill_at = lab.world.calls + 1 + place % 13
+        try:
+            lab.recover()
+        except KilledError:
+            lab.recover()
+        lab.world.kill_at = -1
+        lab.settled()
+        if lab.world.data() == ["three"] * 2:
+            assert lab.world.state() == before, place
+        else:
+            assert lab.world.data() == [case["name"]] * 2, place
+        lab.restore(**case)
+        assert lab.world.data() == [case["name"]] * 2
+        lab.settled()
+    assert place > 10
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_each_command_fails(make: t.Callable[[], Lab], case: dict[str, t.Any]) -> None:
+    """Nothing was changed then, or all volumes are in place and the next run does the rest."""
+    undone = 0
+    for place in itertools.count(1):
+        lab = make()
+        before = lab.world.state()
+        lab.world.fail_at = lab.world.calls + place
+        end = lab.world.calls + place
+        try:
+            lab.restore(**case)
+        except Failure:
+            undone += lab.world.state() == before
+        lab.world.fail_at = -1
+        lab.recover()
+        lab.settled()
+        if lab.world.data() == ["three"] * 2:
+            assert lab.world.state() == before, place
+        else:
+            assert lab.world.data() == [case["name"]] * 2, place
+        if lab.world.calls < end:
+            break
+    assert undone > 5
+
+
+def test_what_is_written_afterwards_stays(make: t.Callable[[], Lab], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restore that was killed when the container ran again is not done once more."""
+
+    def reached(step: str) -> None:
+        if step == "restore:started":
+            raise KilledError
+
+    for case in CASES:
+        lab = make()
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "reached", reached)
+            with pytest.raises(KilledError):
+                lab.restore(**case)
+        lab.world.write("later")
+        lab.recover()
+        assert lab.world.data() == ["later"] * 2
+        lab.settled()
+
+
+def test_what_would_be_lost(make: t.Callable[[], Lab]) -> None:
+    lab = make()
+    for lose in ([], LOSE[:1]):
+        with pytest.raises(Failure) as failed:
+            lab.restore("one", lose=lose)
+        assert failed.value.code == "would_lose_data"
+        assert failed.value.details["lose"] == LOSE
+    lab.world.snap(f"{DATA}@two").holds.add("audit")
+    with pytest.raises(Failure) as failed:
+        lab.restore("one", lose=LOSE)
+    assert failed.value.code == "held"
+    with pytest.raises(Failure) as failed:
+        lab.restore("none")
+    assert failed.value.code == "checkpoint_missing"
+    assert failed.value.details["names"] == ["one", "two"]
+    with pytest.raises(Failure) as failed:
+        lab.restore("one", mode="clone", safety=False)
+    assert failed.value.code == "invalid_option"
+
+
+@pytest.mark.parametrize(
+    ("current", "stored", "merged"),
+    [
+        ("a: 1\n", "a: 2\n", "a: 2\n"),
+        ("a: 1\n", "", "a: 1\n"),
+        # A lock is of an operation, not of the container.
+        ("a: 1\n", "lock: backup\na: 2\n", "a: 2\n"),
+        # Snapshots of Proxmox are those that are there by now, and so is the one that came last.
+        ("a: 1\nparent: x\n\n[x]\na: 0\n", "a: 2\nparent: gone\n\n[gone]\na: 9\n", "a: 2\nparent: x\n\n[x]\na: 0\n"),
+        ("a: 1\n", "a: 2\nparent: gone\n\n[gone]\na: 9\n", "a: 2\n\n"),
+        ("a: 1\nparent: x\n\n[x]\na: 0\n", "a: 2\n", "a: 2\nparent: x\n[x]\na: 0\n"),
+    ],
+)
+def test_merged_configuration(current: str, stored: str, merged: str) -> None:
+    assert _merged(current, stored) == merged
+    assert _merged(merged, stored) == merged
