@@ -1,0 +1,139 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The role that installs the schedule, by the real ansible-playbook over ssh."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import typing as t
+from pathlib import Path
+
+import pytest
+import yaml
+from ansible_collections.lxcri.proxmox.tests.lab.machine import Machine
+from ansible_collections.lxcri.proxmox.tests.lab.support import running, snapshots
+from ansible_collections.lxcri.proxmox.tests.lab.test_schedule import install
+
+UNIT = "lxcri-checkpoint"
+JOBS = [{"name": "some", "vmids": [101, 102], "keep": {"last": 2}}]
+_FILES = (
+    "find /etc/systemd/system /etc/lxcri /usr/local/lib/lxcri -not -path '*/__pycache__*' -type f 2>/dev/null "
+    "| sort | xargs sha256sum; systemctl is-enabled lxcri-checkpoint.timer; systemctl is-active lxcri-checkpoint.timer"
+)
+
+
+class Played(t.NamedTuple):
+    """How a playbook has ended. failed: what its failed task said."""
+
+    changed: int
+    failed: str
+
+
+def play(machine: Machine, directory: Path, *arguments: str, **variables: t.Any) -> Played:
+    """Run the role."""
+    host, port, key = machine.ssh
+    hosts = {
+        "ansible_host": host,
+        "ansible_port": port,
+        "ansible_user": "root",
+        "ansible_ssh_private_key_file": str(key),
+        "ansible_ssh_common_args": "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null",
+        "ansible_python_interpreter": "/usr/bin/python3",
+    }
+    (directory / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"pve1": hosts}}}), encoding="utf-8")
+    roles = [{"role": "lxcri.proxmox.checkpoint", "vars": {"checkpoint_jobs": JOBS, **variables}}]
+    book = [{"hosts": "all", "gather_facts": False, "roles": roles}]
+    (directory / "play.yml").write_text(yaml.safe_dump(book), encoding="utf-8")
+    done = subprocess.run(
+        ["ansible-playbook", "-i", str(directory / "hosts.yml"), str(directory / "play.yml"), *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ANSIBLE_PIPELINING": "1", "ANSIBLE_HOME": str(directory / "home"), "ANSIBLE_NOCOLOR": "1"},
+        stdin=subprocess.DEVNULL,
+        timeout=600,
+        check=False,
+    )
+    recap = re.search(r"changed=(\d+)\s+unreachable=0\s+failed=(\d+)", done.stdout)
+    assert recap, done.stdout + done.stderr
+    assert bool(done.returncode) == bool(int(recap.group(2)))
+    failed = done.stdout + done.stderr if done.returncode else ""
+    return Played(int(recap.group(1)), failed)
+
+
+@pytest.mark.timeout(1800)
+def test_installed_run_and_removed(machine: Machine, tmp_path: Path) -> None:
+    """Check mode changes nothing; then it works, a second run changes nothing, and removing keeps the checkpoints."""
+    # Most of the code is there already, since copying file by file takes minutes in an emulated machine.
+    install(machine, *JOBS)
+    machine.run("rm -r /etc/lxcri; touch /usr/local/lib/lxcri/lxcri/zfs/old.py")
+    before = machine.run(_FILES, check=False).stdout
+    checked = play(machine, tmp_path, "--check", "--diff", checkpoint_schedule=["hourly", "*-*-* 02:30:00"])
+    assert not checked.failed, checked.failed
+    assert checked.changed > 0
+    assert machine.run(_FILES, check=False).stdout == before
+    first = play(machine, tmp_path, checkpoint_schedule=["hourly", "*-*-* 02:30:00"])
+    assert not first.failed, first.failed
+    assert first.changed > 0
+    installed = machine.run(_FILES).stdout
+    assert "enabled\nactive\n" in installed
+    second = play(machine, tmp_path, checkpoint_schedule=["hourly", "*-*-* 02:30:00"])
+    assert second == Played(0, "")
+    assert "old.py" not in installed
+    assert machine.run(_FILES).stdout == installed
+    assert json.loads(machine.read("/etc/lxcri/checkpoint.json"))["jobs"] == JOBS
+    assert machine.run("stat -c %a /etc/lxcri/checkpoint.json").stdout == "600\n"
+    timer = machine.run(f"systemctl show -p TimersCalendar,Persistent,RandomizedDelayUSec {UNIT}.timer").stdout
+    assert timer.count("OnCalendar=") == 2
+    assert "Persistent=yes" in timer
+    assert "RandomizedDelayUSec=5min" in timer
+
+    # The service does what the policy says, and its state is the truth.
+    machine.run(["systemctl", "start", f"{UNIT}.service"])
+    taken = snapshots(machine)
+    assert len(taken) == 4
+    lines = machine.run(f"journalctl -u {UNIT} -t {UNIT} -o cat").lines
+    events = [json.loads(line)["event"] for line in lines if line.startswith("{")]
+    assert events.count("checkpoint") == 2
+    assert events[-1] == "end"
+    machine.run("sed -i '1i lock: backup' /etc/pve/lxc/102.conf")
+    assert machine.run(["systemctl", "start", f"{UNIT}.service"], check=False).rc != 0
+    assert machine.run(f"systemctl show -p Result,ExecMainStatus {UNIT}.service").lines == [
+        "Result=exit-code",
+        "ExecMainStatus=1",
+    ]
+    assert "locked" in machine.run(f"journalctl -u {UNIT} -p err -o cat").stdout
+    machine.run("sed -i '/^lock:/d' /etc/pve/lxc/102.conf")
+
+    # Killed as a whole, with the guard: what it had frozen is thawed even so.
+    machine.run("mkdir -p /run/lxcri/frozen; touch /run/lxcri/frozen/101; lxc-freeze -n 101")
+    machine.run(f"systemctl start --no-block {UNIT}.service; sleep 0.3; systemctl kill -s KILL {UNIT}.service")
+    assert running(machine, "101", 60)
+
+    # A wrong policy does not replace the right one.
+    wrong = play(machine, tmp_path, checkpoint_jobs=[{"name": "some", "every": "soon"}], checkpoint_schedule="hourly")
+    assert "jobs[0].every" in wrong.failed
+    assert json.loads(machine.read("/etc/lxcri/checkpoint.json"))["jobs"] == JOBS
+
+    taken = snapshots(machine)
+    checked = play(machine, tmp_path, "--check", checkpoint_state="absent")
+    assert not checked.failed, checked.failed
+    assert checked.changed > 0
+    removed = play(machine, tmp_path, checkpoint_state="absent")
+    assert not removed.failed, removed.failed
+    assert removed.changed > 0
+    assert play(machine, tmp_path, checkpoint_state="absent") == Played(0, "")
+    assert snapshots(machine) == taken
+    left = f"ls /usr/local/lib/lxcri /etc/lxcri/checkpoint.json; systemctl cat {UNIT}.timer"
+    assert machine.run(left, check=False).stdout == ""
+    assert machine.run("ls /var/lib/lxcri/checkpoints/101").stdout
+
+
+def test_times_that_systemd_does_not_know(machine: Machine, tmp_path: Path) -> None:
+    before = machine.run(_FILES, check=False).stdout
+    wrong = play(machine, tmp_path, checkpoint_schedule="now and then")
+    assert "now and then" in wrong.failed
+    assert machine.run(_FILES, check=False).stdout == before
