@@ -30,15 +30,15 @@ lock: ignored
 mp2: local-zfs:subvol-101-disk-7,mp=/old
 """
 STORAGES = """dir: local
-	path /var/lib/vz
-	content iso
+\tpath /var/lib/vz
+\tcontent iso
 
 zfspool: local-zfs
-	pool rpool/data
-	sparse 1
+\tpool rpool/data
+\tsparse 1
 
 rbd: ceph
-	pool rbd
+\tpool rbd
 """
 
 
