@@ -103,7 +103,9 @@ def machine_directory() -> Path:
         # The saved state is that of this processor.
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         parts += sorted({line for line in lines if line.startswith(("model name", "flags"))})
-    parts += [(LAB / "qemu.py").read_bytes(), *((IMAGE / name).read_bytes() for name in ("tree", *IN_THE_MACHINE))]
+    # The saved state fits no other machine than this.
+    parts += [*qemu.command(Path("layer"), accelerator(), None), str(qemu.DISKS)]
+    parts += [(IMAGE / name).read_bytes() for name in ("tree", *IN_THE_MACHINE)]
     for path in sorted((IMAGE / "root").rglob("*")):
         if path.is_file():
             parts += [str(path.relative_to(IMAGE)), str(path.stat().st_mode & 0o111), path.read_bytes()]

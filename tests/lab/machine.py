@@ -23,7 +23,14 @@ from pathlib import Path
 
 import ansible
 from ansible_collections.lxcri.proxmox.tests.lab import layers
-from ansible_collections.lxcri.proxmox.tests.lab.qemu import Channel, Emulator, GuestAgent, LabError, copy_disks
+from ansible_collections.lxcri.proxmox.tests.lab.qemu import (
+    PATIENCE,
+    Channel,
+    Emulator,
+    GuestAgent,
+    LabError,
+    copy_disks,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 COLLECTION = "ansible_collections/lxcri/proxmox"
@@ -92,7 +99,7 @@ class ModuleServer:
         self.identities = itertools.count(time.time_ns())
         self.answers: dict[int, dict[str, t.Any]] = {}
 
-    def ask(self, op: str, timeout: float = 60, **fields: t.Any) -> tuple[int, dict[str, t.Any]]:
+    def ask(self, op: str, timeout: float = PATIENCE, **fields: t.Any) -> tuple[int, dict[str, t.Any]]:
         """One request, and the first answer to it."""
         identity = next(self.identities)
         self.channel.send({"id": identity, "op": op, **fields}, before=b"\n")
@@ -165,7 +172,7 @@ class Machine:
     def _connect(self) -> None:
         self.agent = GuestAgent(self.directory)
         self.modules = ModuleServer(self.directory)
-        self.agent.sync(60)
+        self.agent.sync(PATIENCE)
         self._set_clock()
 
     def stop(self) -> None:
@@ -180,7 +187,7 @@ class Machine:
         """Back to where it began, with the host's time."""
         self.emulator.monitor.snapshot("loadvm", self.snapshot)
         self.modules.reset()
-        self.agent.sync(60)
+        self.agent.sync(PATIENCE)
         self._set_clock()
 
     def save(self) -> None:

@@ -19,6 +19,8 @@ import typing as t
 from pathlib import Path
 
 MEMORY = 2048
+# Seconds for what takes one on a host that has nothing else to do.
+PATIENCE = 240
 # name, size; the first one is the root.
 DISKS = {"root": "", "rpool": "8G", "tank": "8G", "backup": "8G", "spare": "256M"}
 APPEND = "root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off nokaslr quiet"
@@ -33,8 +35,8 @@ class LabError(Exception):
     """The machine does not do what it should."""
 
 
-def command(directory: Path, layer: Path, accelerator: str, snapshot: str | None) -> list[str]:
-    """The emulator for the disks in a directory, which is to be its working directory.
+def command(layer: Path, accelerator: str, snapshot: str | None) -> list[str]:
+    """The emulator for the disks in what is to be its working directory.
 
     layer: where kernel and root image are.
     """
@@ -53,7 +55,6 @@ def command(directory: Path, layer: Path, accelerator: str, snapshot: str | None
             image = str(layer / "root.img").replace(",", ",,")
             drive += f",backing.driver=raw,backing.file.driver=file,backing.file.filename={image}"
         words += ["-drive", drive, "-device", f"virtio-blk-pci,drive={disk},serial={disk}"]
-    assert directory.is_dir()
     return words + (["-loadvm", snapshot] if snapshot else [])
 
 
@@ -80,7 +81,7 @@ class Channel:
 
     def send(self, message: t.Any, before: bytes = b"") -> None:
         """One line."""
-        self.socket.settimeout(60)
+        self.socket.settimeout(PATIENCE)
         self.socket.sendall(before + json.dumps(message).encode() + b"\n")
 
     def receive(self, timeout: float) -> t.Any:
@@ -99,7 +100,10 @@ class Channel:
             if left <= 0:
                 raise TimeoutError(f"no answer by {self.name}")
             self.socket.settimeout(left)
-            data = self.socket.recv(1 << 16)
+            try:
+                data = self.socket.recv(1 << 16)
+            except TimeoutError:
+                continue
             if not data:
                 raise LabError(f"the emulator has closed {self.name}")
             self.buffer += data
@@ -118,10 +122,10 @@ class Monitor:
 
     def __init__(self, directory: Path) -> None:
         self.channel = Channel(directory, "qmp")
-        self.channel.receive(30)
+        self.channel.receive(PATIENCE)
         self.execute("qmp_capabilities")
 
-    def execute(self, name: str, timeout: float = 120, **arguments: t.Any) -> t.Any:
+    def execute(self, name: str, timeout: float = PATIENCE, **arguments: t.Any) -> t.Any:
         """Carry out one command."""
         self.channel.send({"execute": name, "arguments": arguments})
         while True:
@@ -170,7 +174,7 @@ class GuestAgent:
             if answer.get("return") == identity:
                 return
 
-    def execute(self, name: str, timeout: float = 60, **arguments: t.Any) -> t.Any:
+    def execute(self, name: str, timeout: float = PATIENCE, **arguments: t.Any) -> t.Any:
         """Carry out one command."""
         self.channel.send({"execute": name, "arguments": arguments})
         answer = self.channel.receive(timeout)
@@ -217,7 +221,7 @@ class Emulator:
         bound: it ends with the thread that has started it.
         lock: a descriptor that it keeps open for as long as it runs.
         """
-        words = command(self.directory, layer, accelerator, snapshot)
+        words = command(layer, accelerator, snapshot)
         if bound:
             words = ["setpriv", "--pdeathsig", "KILL", *words]
         with (self.directory / "emulator.log").open("wb") as log:
@@ -231,7 +235,7 @@ class Emulator:
                 pass_fds=[lock] if lock >= 0 else [],
             )
         (self.directory / "pid").write_text(f"{self.process.pid}\n", encoding="utf-8")
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while True:
             if self.process.poll() is not None:
                 said = (self.directory / "emulator.log").read_text(encoding="utf-8", errors="replace")
@@ -290,7 +294,8 @@ def kvm_works(directory: Path, layer: Path) -> bool:
     words += ["-append", "console=ttyS0 panic=-1"]
     with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
         try:
-            for _ in range(75):
+            deadline = time.monotonic() + 15
+            while time.monotonic() < deadline:
                 time.sleep(0.2)
                 if console.exists() and b"Run /init as init process" in console.read_bytes():
                     return True
