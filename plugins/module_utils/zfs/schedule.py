@@ -340,4 +340,4 @@ def main(argv: t.Sequence[str] | None = None, run: Run = run_here, state: str = 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())
