@@ -15,7 +15,7 @@ _STATE = """
 zfs list -Hp -t all -o name,guid,origin,refquota,userrefs,mounted,mountpoint,canmount
 zfs get -Hp -s local -t filesystem,volume all | grep -v '^backup' | grep -v canmount
 cd /etc/pve && find . -type f | sort | xargs sha256sum
-find /var/lib/lxcri -type f 2>/dev/null | sort
+find /var/lib/lxcri -type f ! -name '*.lock' 2>/dev/null | sort
 for name in 101 102 103 104 web idle; do lxc-info -n $name -sH; done
 """
 

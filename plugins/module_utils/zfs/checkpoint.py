@@ -570,8 +570,12 @@ def destroy(host: Host, store: Store, doomed: t.Sequence[Checkpoint], datasets: 
         Failure: as ``zfs_failure``.
     """
     by_dataset: dict[str, list[str]] = {}
+    spent = _spent(datasets)
     for checkpoint in doomed:
         for snapshot in checkpoint.snapshots:
+            for clone in sorted(spent & set(snapshot.clones)):
+                # Without -r: it goes only if there is really nothing in it.
+                host.zfs.do("destroy", clone, message=f"{clone}, which was set aside, stays")
             if checkpoint.safety and snapshot.holds:
                 # The only hold that is the collection's own to release; any other makes the removal fail.
                 host.run(["zfs", "release", SAFETY_TAG, snapshot.name], timeout=60)
@@ -610,15 +614,23 @@ def _batches(names: t.Sequence[str]) -> t.Iterator[list[str]]:
         yield batch
 
 
-def require_removable(checkpoint: Checkpoint) -> None:
+def _spent(datasets: t.Mapping[str, Dataset]) -> set[str]:
+    """What was set aside and has nothing of its own any more: its snapshots went back to the container."""
+    return {
+        name for name, dataset in datasets.items() if dataset.aside and not dataset.snapshots and not dataset.written
+    }
+
+
+def require_removable(checkpoint: Checkpoint, datasets: t.Mapping[str, Dataset]) -> None:
     """See that nothing keeps a checkpoint.
 
     Raises:
         Failure: ``held``, ``has_clones``.
     """
     own = 1 if checkpoint.safety else 0
-    kept = next((s for s in checkpoint.snapshots if s.holds > own or s.clones), None)
-    if kept and kept.clones:
+    spent = _spent(datasets)
+    kept = next((s for s in checkpoint.snapshots if s.holds > own or set(s.clones) - spent), None)
+    if kept and set(kept.clones) - spent:
         raise Failure(
             "has_clones",
             f"{kept.name} has clones: {', '.join(kept.clones)}.",
@@ -650,7 +662,7 @@ def remove(
     outcomes = [Outcome(container.id, name) for container in containers]
     doomed = [c for container in containers for c in sets[container.id] if c.name == name]
     for checkpoint in doomed:
-        require_removable(checkpoint)
+        require_removable(checkpoint, datasets)
         next(o for o in outcomes if o.container == checkpoint.container).add(name, checkpoint.method, None)
     if doomed and not check_mode:
         with host.locked(sorted({checkpoint.container for checkpoint in doomed}), lock_timeout):
