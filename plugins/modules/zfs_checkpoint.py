@@ -249,13 +249,13 @@ failure:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.lxcri.proxmox.plugins.module_utils.node.module import run_module
 from ansible_collections.lxcri.proxmox.plugins.module_utils.retention import RULES
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.declared import (
     STATES,
     container_options,
     run_declared,
 )
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.module import run_module
 
 
 def main():

@@ -198,9 +198,9 @@ failure:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.lxcri.proxmox.plugins.module_utils.node.module import run_module
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.declared import container_options
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.info import survey
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.module import run_module
 
 
 def main():

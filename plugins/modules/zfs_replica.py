@@ -249,9 +249,9 @@ failure:
 """
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.lxcri.proxmox.plugins.module_utils.node.module import run_module
 from ansible_collections.lxcri.proxmox.plugins.module_utils.retention import RULES
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.declared import container_options, containers_meant
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.module import run_module
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.replicate import RAW, STATES, make_wish, replicate
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.store import STATE, Store
 

@@ -26,7 +26,7 @@ def install(machine: Machine, *jobs: dict[str, t.Any], **top: t.Any) -> None:
     source = f"{PACKAGES}/{COLLECTION}/plugins/module_utils"
     machine.run(
         "mkdir -p /etc/lxcri /usr/local/lib/lxcri/lxcri/api && cd /usr/local/lib/lxcri/lxcri && "
-        f"cp {source}/__init__.py {source}/retention.py . && cp -r {source}/zfs . && "
+        f"cp {source}/__init__.py {source}/retention.py . && cp -r {source}/node {source}/zfs . && "
         f"cp {source}/api/__init__.py {source}/api/errors.py api"
     )
     machine.write(POLICY, json.dumps({"version": 1, "jobs": list(jobs), **top}), 0o600)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Completed
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import host, info, model
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.commands import Completed
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.model import Member, Part
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.store import Store
 

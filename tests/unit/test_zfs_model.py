@@ -9,9 +9,10 @@ import string
 
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Completed
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import model
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import expired, finished, unfinished
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.commands import Completed, zfs_failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.failures import zfs_failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.model import Member, Part
 from hypothesis import given
 from hypothesis import strategies as st

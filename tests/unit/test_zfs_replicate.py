@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.commands import Completed
+from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Completed
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.model import Dataset, Snapshot
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.replicate import (
     Base,

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Completed
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import restore as module
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import snapshot_all
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.commands import Completed
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.host import LxcHost, Zfs
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.model import ASIDE_PARENT, COLUMNS
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.restore import _merged, recover, restore

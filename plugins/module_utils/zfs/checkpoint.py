@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from ..api.errors import Failure
 from ..retention import Entry, future_dated, retain
 from . import memory as process_memory
-from .commands import zfs_failure
+from .failures import zfs_failure
 from .freeze import LIMIT, Frozen, thaw_leftovers
 from .host import Container, Host
 from .model import (

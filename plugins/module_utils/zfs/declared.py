@@ -8,9 +8,9 @@ from __future__ import annotations
 import typing as t
 
 from ..api.errors import Failure
+from ..node.commands import Run, run_here
 from .checkpoint import PREFIX, Outcome, hold, prune, remove, take
 from .clone import Target, clone
-from .commands import Run, run_here
 from .host import DEFAULT_PATTERN, Host, Zfs, find_host
 from .restore import recover, restore
 from .store import STATE, Store

@@ -12,7 +12,7 @@ import signal
 import typing as t
 
 from ..api.errors import Failure
-from .commands import Run, run_here
+from ..node.commands import Run, run_here
 
 # A mark for each container that is frozen, so that one whose guard was killed too is found and thawed.
 MARKS = "/run/lxcri/frozen"

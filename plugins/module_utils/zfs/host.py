@@ -15,7 +15,8 @@ import typing as t
 from dataclasses import dataclass
 
 from ..api.errors import Failure
-from .commands import Run, run_here, zfs_failure
+from ..node.commands import Run, run_here
+from .failures import zfs_failure
 from .model import ASIDE_PARENT, COLUMNS, Dataset, parse_list
 from .store import read_text
 

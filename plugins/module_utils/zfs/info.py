@@ -10,8 +10,8 @@ import time
 import typing as t
 
 from ..api.errors import Failure
+from ..node.commands import Run, run_here
 from .checkpoint import describe, known
-from .commands import Run, run_here
 from .host import PVE, Container, Host, LxcHost, Volume, Zfs, find_host, storages, volumes_of
 from .model import ASIDE_PARENT, Checkpoint, Dataset
 from .store import STATE, Store, read_text

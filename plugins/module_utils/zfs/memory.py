@@ -10,7 +10,7 @@ import re
 import typing as t
 
 from ..api.errors import Failure
-from .commands import Run
+from ..node.commands import Run
 from .host import Container
 from .store import read_text
 

@@ -27,8 +27,9 @@ import typing as t
 from dataclasses import dataclass, field, replace
 
 from ..api.errors import Failure, combined
+from ..node.commands import Completed, Run, environment, run_here, run_over_ssh
 from .checkpoint import destroy, expired, known, require_volumes
-from .commands import Completed, Run, environment, run_here, run_over_ssh, zfs_failure
+from .failures import zfs_failure
 from .host import PVE, Container, Host, Zfs
 from .model import SOURCE, Checkpoint, Dataset, Snapshot, checkpoints
 from .steps import reached

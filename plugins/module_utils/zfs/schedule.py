@@ -23,8 +23,8 @@ import time
 import typing as t
 
 from ..api.errors import Failure
+from ..node.commands import Run, run_here
 from .checkpoint import Outcome, choose_method, known, prune, stamp, take
-from .commands import Run, run_here
 from .freeze import MARKS, thaw_leftovers
 from .host import PVE, Container, Host, Zfs, find_host
 from .policy import Job, Policy, parse
