@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.node.files import write_private
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import clone, host
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.store import Store, write_private
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.store import Store
 
 CONFIG = """#A description
 #mp9: not a key

@@ -14,11 +14,12 @@ import typing as t
 from dataclasses import dataclass
 
 from ..api.errors import Failure
+from ..node.files import read_text, write_private
 from .checkpoint import Outcome, known, missing
 from .host import PVE, Host, top_section
 from .model import Checkpoint, Dataset
 from .steps import reached
-from .store import Store, read_text, write_private
+from .store import Store
 
 # What a clone must get from the volume it is of, besides what it inherits. A volume of Proxmox that is cloned without
 # them loses its ACLs (zfs_create_subvol of PVE/Storage/ZFSPoolPlugin.pm sets them).

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from ..api.errors import Failure
 from ..node.commands import Run, run_here
+from ..node.files import read_text
 from .failures import zfs_failure
 from .model import ASIDE_PARENT, COLUMNS, Dataset, parse_list
-from .store import read_text
 
 PVE = "/etc/pve"
 DEFAULT_PATTERN = "tank/containers/<id>"

@@ -11,10 +11,11 @@ import typing as t
 
 from ..api.errors import Failure
 from ..node.commands import Run, run_here
+from ..node.files import read_text
 from .checkpoint import describe, known
 from .host import PVE, Container, Host, LxcHost, Volume, Zfs, find_host, storages, volumes_of
 from .model import ASIDE_PARENT, Checkpoint, Dataset
-from .store import STATE, Store, read_text
+from .store import STATE, Store
 
 SIZES = ("used", "written", "referenced")
 

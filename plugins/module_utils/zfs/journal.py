@@ -12,7 +12,8 @@ import os
 import typing as t
 
 from ..api.errors import Failure
-from .store import Store, read_text, write_private
+from ..node.files import read_text, write_private
+from .store import Store
 
 
 def _path(store: Store, container: str, ending: str) -> str:

@@ -11,8 +11,8 @@ import typing as t
 
 from ..api.errors import Failure
 from ..node.commands import Run
+from ..node.files import read_text
 from .host import Container
-from .store import read_text
 
 # How long containers stand still at most while memory is saved, in seconds.
 LIMIT = 600.0

@@ -24,13 +24,14 @@ import typing as t
 
 from ..api.errors import Failure
 from ..node.commands import Run, run_here
+from ..node.files import read_text
 from .checkpoint import Outcome, choose_method, known, prune, stamp, take
 from .freeze import MARKS, thaw_leftovers
 from .host import PVE, Container, Host, Zfs, find_host
 from .policy import Job, Policy, parse
 from .replicate import replicate
 from .restore import recover
-from .store import STATE, Store, read_text
+from .store import STATE, Store
 
 POLICY = "/etc/lxcri/checkpoint.json"
 LOCK = "/run/lock/lxcri/schedule.lock"

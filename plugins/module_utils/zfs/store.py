@@ -7,61 +7,14 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 import typing as t
 
 from ..api.errors import Failure
+from ..node.files import read_text, write_private
 
 STATE = "/var/lib/lxcri"
 # What a checkpoint keeps besides the volumes.
 FILES = ("config", "firewall", "record")
-
-
-def write_private(path: str, text: str) -> None:
-    """Write a file that only root reads; it is there whole or not at all, also after a loss of power.
-
-    Raises:
-        Failure: ``store_failed``.
-    """
-    try:
-        _write_private(path, text)
-    except OSError as error:
-        raise Failure(
-            "store_failed",
-            f"{path} cannot be written: {error.strerror}.",
-            "Free space there, or run as root (become).",
-            path=path,
-        ) from None
-
-
-def _write_private(path: str, text: str) -> None:
-    directory = os.path.dirname(path)
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    # mkstemp makes it 0600.
-    handle, temporary = tempfile.mkstemp(dir=directory, prefix=".new-")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    directory_handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(directory_handle)
-    finally:
-        os.close(directory_handle)
-
-
-def read_text(path: str) -> str | None:
-    """The text of a file; None when there is none."""
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            return file.read()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
 
 
 def _component(name: str) -> str:

@@ -1,0 +1,58 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Files of the node."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+
+from ..api.errors import Failure
+
+
+def write_private(path: str, text: str) -> None:
+    """Write a file that only root reads; it is there whole or not at all, also after a loss of power.
+
+    Raises:
+        Failure: ``store_failed``.
+    """
+    try:
+        _write_private(path, text)
+    except OSError as error:
+        raise Failure(
+            "store_failed",
+            f"{path} cannot be written: {error.strerror}.",
+            "Free space there, or run as root (become).",
+            path=path,
+        ) from None
+
+
+def _write_private(path: str, text: str) -> None:
+    directory = os.path.dirname(path)
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    # mkstemp makes it 0600.
+    handle, temporary = tempfile.mkstemp(dir=directory, prefix=".new-")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    directory_handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(directory_handle)
+    finally:
+        os.close(directory_handle)
+
+
+def read_text(path: str) -> str | None:
+    """The text of a file; None when there is none."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
