@@ -20,6 +20,7 @@ import typing as t
 from dataclasses import asdict, dataclass, field
 
 from ..api.errors import Failure
+from ..node.files import read_text
 from . import journal
 from . import memory as process_memory
 from .checkpoint import (
@@ -35,7 +36,7 @@ from .checkpoint import (
 from .host import PVE, Container, Host, top_section
 from .model import ASIDE, ASIDE_PARENT, Checkpoint, Dataset, Snapshot, aside_name
 from .steps import reached
-from .store import Store, read_text
+from .store import Store
 
 # Properties that only the creation of a dataset takes, or that say where it is.
 _NOT_FOR_A_CLONE = re.compile(
