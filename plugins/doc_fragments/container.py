@@ -30,6 +30,81 @@ template:
       V(local:vztmpl/debian-13-standard_13.1-2_amd64.tar.zst).
   type: str
   aliases: [ostemplate]
+image:
+  description:
+    - The OCI image from which the container is created, instead of a template. Application containers of images are a
+      technology preview of Proxmox VE 9.1.
+    - Where the module runs, C(skopeo) looks the image up before anything is written.
+    - Afterwards O(ENTRYPOINT) and O(ENV) are those of the image, and those of the options over them. User, working
+      directory and stop signal are set as well, unless the image has to be converted. What Proxmox cannot express is
+      in RV(losses).
+    - A comment at the end of the description keeps of which image the container is. It stays when the description
+      changes.
+    - When the container is of another image, that is reported, and it is made anew with O(RECREATE).
+  type: dict
+  suboptions:
+    reference:
+      description:
+        - The image, such as V(nginx:1.29), V(docker.io/library/nginx:1.29) or V(registry.example/app@sha256:…).
+      type: str
+      required: true
+    storage:
+      description: The storage to which the image is brought. It needs the content type for templates (C(vztmpl)).
+      type: str
+      default: local
+    pull:
+      description:
+        - V(missing) asks no registry about a container that is there and of the same reference.
+        - V(newer) asks what the tag means now. When it is another digest, that is reported.
+      type: str
+      choices: [missing, newer]
+      default: missing
+    method:
+      description:
+        - How the image comes to the storage.
+        - V(registry) has Proxmox VE 9.1 or newer pull it, which takes a tag and knows neither credentials nor a CA.
+        - V(upload) pulls it where the module runs, verifies it, and uploads it as an archive that Proxmox VE 9.1 or
+          newer takes for an image.
+        - V(template) pulls and unpacks it there, as root, and uploads it as an ordinary template. User, working
+          directory and stop signal are then in RV(losses), and before Proxmox VE 9.1 command and variables as well;
+          M(lxcri.proxmox.lxc_raw_config) sets them.
+        - V(auto) is V(registry) where that is possible, else V(upload), and V(template) before Proxmox VE 9.1.
+      type: str
+      choices: [auto, registry, upload, template]
+      default: auto
+    platform:
+      description: The platform, such as V(linux/arm64). Without it, it is C(linux/amd64).
+      type: str
+    username:
+      description: The user at the registry.
+      type: str
+    password:
+      description: The password of the user.
+      type: str
+    token:
+      description: An identity token instead of the password, as C(identitytoken) of Docker's C(config.json).
+      type: str
+    auth_file:
+      description: A file with credentials where the module runs, as C(skopeo login --authfile) writes it.
+      type: path
+    ca_path:
+      description: A file with certificates (PEM) that are trusted besides those of the system.
+      type: path
+    validate_certs:
+      description: Whether the certificate of the registry is verified.
+      type: bool
+      default: true
+    store:
+      description: The directory where images are kept that the module pulls itself.
+      type: path
+      default: /var/lib/lxcri/oci
+    volumes:
+      description:
+        - Mount points for volumes of the image, by their paths. Each is a dictionary with C(storage) and C(size), and
+          what else O(MOUNTS) has.
+        - A volume of the image that is not declared is a directory of the root volume, and in RV(losses).
+      type: dict
+      default: {}
 clone:
   description:
     - Create the container as a copy of another one. What else is declared is applied to the copy.
@@ -128,7 +203,9 @@ entrypoint:
   description: The command that is started as init, as one line.
   type: str
 env:
-  description: Environment variables for the entrypoint. It is whole, so that a variable that is left out is removed.
+  description:
+    - Environment variables for the entrypoint. It is whole, so that a variable that is left out is removed.
+    - With O(IMAGE) they are added to those of the image.
   type: dict
 features:
   description:
@@ -376,6 +453,15 @@ move_volumes:
       and only if O(RESTART=if_needed). The volume on the old storage is removed after the copy.
   type: bool
   default: false
+recreate:
+  description:
+    - Whether the container is made anew when it is of another image than O(IMAGE) says. B(Its root volume is lost.)
+    - All its other volumes are kept, and so are its id, its addresses and its options. A second container holds the
+      volumes meanwhile. An interrupted run is finished by the next one.
+    - What is granted on its id alone ends with the old one. Rules of its firewall and raw lines would be lost, which
+      takes O(FORCE). With snapshots, and under HA or replication, it is refused.
+  type: bool
+  default: false
 force:
   description:
     - Whether a running container is stopped, without a shutdown, for what it must be stopped for.
@@ -409,6 +495,12 @@ _REFERENCES = {
     "O(VMID)": "vmid",
     "O(MOVE_VOLUMES)": "move_volumes=true",
     "O(NODE)": "node",
+    "O(ENTRYPOINT)": "entrypoint",
+    "O(ENV)": "env",
+    "O(MOUNTS)": "mounts",
+    "O(IMAGE)": "image",
+    "O(RECREATE)": "recreate=true",
+    "O(FORCE)": "force=true",
     "O(RESTART=if_needed)": "restart=if_needed",
     "O(STATE=absent)": "state=absent",
 }
@@ -423,7 +515,8 @@ def _options(prefix: str, indent: int) -> str:
         # A document cannot have one anchor twice.
         anchor = "mount_" + re.sub(r"\W", "", prefix)
         text = text.replace("&mount", f"&{anchor}").replace("*mount", f"*{anchor}")
-        text = text.replace("RV(restart_required)", "RV(containers[].restart_required)")
+        for name in ("restart_required", "losses"):
+            text = text.replace(f"RV({name})", f"RV(containers[].{name})")
         # In a fleet an option that is not given may come from its defaults.
         text = re.sub(r"^  default: .*\n?", "", text, flags=re.MULTILINE)
     return textwrap.indent(text, " " * indent)

@@ -11,7 +11,7 @@ short_description: Declare a container of Proxmox VE
 version_added: 0.1.0
 author: lxcri.proxmox contributors (@lxcri)
 description:
-  - Makes one LXC container of Proxmox VE as declared. It is created from a template, a clone or a backup, its
+  - Makes one LXC container of Proxmox VE as declared. It is created from a template, an OCI image, a clone or a backup, its
     configuration is converged key by key, its volumes grow and move, it migrates, starts and stops.
   - An option that is not given is not managed. A structured option that is given is whole, so what it leaves out is
     unset.
@@ -90,6 +90,29 @@ EXAMPLES = r"""
     memory: 512
     networks:
       - {name: eth0, bridge: vmbr0, ip: 192.0.2.10/24, gw: 192.0.2.1}
+
+- name: A web server of an OCI image, with its cache on a volume of its own
+  lxcri.proxmox.lxc_container:
+    node: pve1
+    hostname: nginx-1
+    image:
+      reference: docker.io/library/nginx:1.29
+      volumes:
+        /var/cache/nginx: {storage: local-zfs, size: 2G}
+    rootfs: {storage: local-zfs, size: 4G}
+    networks:
+      - {name: eth0, bridge: vmbr0, ip: dhcp}
+    env: {NGINX_ENTRYPOINT_QUIET_LOGS: "1"}
+
+- name: The same, made anew whenever the tag means something else
+  lxcri.proxmox.lxc_container:
+    hostname: nginx-1
+    image:
+      reference: docker.io/library/nginx:1.29
+      pull: newer
+      volumes:
+        /var/cache/nginx: {storage: local-zfs, size: 2G}
+    recreate: true
 
 - name: Remove a container, running or not
   lxcri.proxmox.lxc_container:
@@ -184,6 +207,26 @@ notes:
   returned: always
   type: list
   elements: str
+losses:
+  description:
+    - What the image says and Proxmox cannot express, when a container is made of it.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    key:
+      description: The key of the image, such as C(ExposedPorts), or of the raw line that would express it.
+      type: str
+    value:
+      description: What it says.
+      type: raw
+    reason:
+      description: Why it is lost.
+      type: str
+    approximated_by:
+      description: What stands in for it.
+      returned: when something does
+      type: str
 failure:
   description: Why the task failed.
   returned: on failure

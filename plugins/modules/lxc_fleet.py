@@ -123,6 +123,10 @@ containers:
       description: See RV(lxcri.proxmox.lxc_container#module:notes).
       type: list
       elements: str
+    losses:
+      description: See RV(lxcri.proxmox.lxc_container#module:losses).
+      type: list
+      elements: dict
     failure:
       description: See RV(lxcri.proxmox.lxc_container#module:failure).
       returned: when it failed

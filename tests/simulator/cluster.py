@@ -9,7 +9,7 @@ import typing as t
 
 from .access import Access
 from .configuration import Container
-from .containers import Containers
+from .images import Images
 from .resources import Resources
 from .wire import Wire
 
@@ -23,7 +23,7 @@ USER, PASSWORD = "root@pam", "secret"
 TOKEN_ID, TOKEN_SECRET = "root@pam!demo", "00000000-0000-0000-0000-000000000001"
 
 
-class Cluster(Wire, Resources, Containers, Access):
+class Cluster(Wire, Resources, Images, Access):
     """The cluster with what a fresh installation of three nodes has."""
 
     def __init__(self, *args: t.Any, nodes: t.Sequence[str] = NODES, **options: t.Any) -> None:

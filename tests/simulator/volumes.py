@@ -234,6 +234,9 @@ class Volumes(Tasks):
                 **mount,
                 "volume": self.create_volume(mount["volume"].partition(":")[0], other.vmid, self.size_of(mount)),
             }
+            # It is renamed: what is in it stays.
+            entry, renamed = self.volume(mount["volume"]) or {}, self.volume(new["volume"]) or {}
+            renamed.update({name: value for name, value in entry.items() if name != "vmid"})
             log(f"removing volume '{key}' from container '{ct.vmid}' config")
             self.remove_volume(mount["volume"])
             del ct.config[key]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from ansible_collections.lxcri.proxmox.tests.simulator.plugin import certificates, cluster, simulator
+from ansible_collections.lxcri.proxmox.tests.wire.hub import hub
 from ansible_collections.lxcri.proxmox.tests.wire.support import impatient, lxc
 
-__all__ = ["certificates", "cluster", "impatient", "lxc", "simulator"]
+__all__ = ["certificates", "cluster", "hub", "impatient", "lxc", "simulator"]

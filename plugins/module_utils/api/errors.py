@@ -111,7 +111,8 @@ _SENTENCES: tuple[tuple[str, str, str], ...] = (
     (
         "feature_unsupported",
         r"snapshot feature is not available|unable to snapshot|"
-        r"(full|Linked) clone feature .*is not available|Linked clone feature|unable to clone mountpoint",
+        r"(full|Linked) clone feature .*is not available|Linked clone feature|unable to clone mountpoint|"
+        r"does not support moving of this disk",
         "The storage of a volume, or a bind or device mount, does not allow this.",
     ),
     ("snapshot_incomplete", r"incomplete snapshot", "Delete the snapshot and take a new one."),

@@ -20,7 +20,8 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import (
     type_of,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.addresses import interfaces_of, reachable_addresses
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import VMID, Actual, Step
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import IMPORTED_LINES
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import HOLDER, VMID, Actual, Step, is_volume_key
 
 # A task that could not get the lock has done nothing; it is started again this often in all.
 TASK_TRIES = 4
@@ -29,10 +30,14 @@ LAST_POLL = 2.0
 VMID_TRIES = 100
 
 # Steps that make a container, and the parameter by which each takes the id.
-_MAKING = {"created": "vmid", "restored": "vmid", "cloned": "newid"}
+_MAKING = {"created": "vmid", "restored": "vmid", "cloned": "newid", "reserved": "vmid"}
+# Steps that bring an image to a storage, which one of several containers does for all.
+FETCHING = ("pulled", "uploaded")
 
 # action, seconds
 Progress = t.Callable[[str, float], None]
+# a fetching step, and what carries it out
+Fetch = t.Callable[[Step, t.Callable[[], None]], None]
 
 
 @dataclass
@@ -133,6 +138,7 @@ class Executor:
         timeout: float,
         progress: Progress | None = None,
         sleep: t.Callable[[float], None] = time.sleep,
+        fetch: Fetch | None = None,
     ) -> None:
         self._client = client
         self._watcher = watcher
@@ -140,6 +146,8 @@ class Executor:
         self._timeout = timeout
         self._progress = progress or (lambda _action, _seconds: None)
         self._sleep = sleep
+        self._fetch = fetch or (lambda _step, act: act())
+        self._holder: int | None = None
         self.log = Log()
 
     def run(self, steps: t.Sequence[Step], vmid: int | None, digest: str | None) -> int:
@@ -154,18 +162,30 @@ class Executor:
         chosen = vmid
         for step in steps:
             began = time.monotonic()
-            if chosen is None:
+            if step.action == "reserved":
+                self._holder = self._create(step)
+            elif chosen is None and step.action in _MAKING:
                 chosen = self._create(step)
+            elif step.action in FETCHING:
+                self._fetch(step, lambda step=step: self._send(step, step.path, step.params))  # type: ignore[misc]
+            elif step.check:
+                CHECKS[step.check](self._client.get(self._named(step.path, chosen)))
             else:
-                params = dict(step.params)
+                params = {name: self._named(value, chosen) for name, value in step.params.items()}
                 if step.action in _MAKING:
                     params[_MAKING[step.action]] = chosen
                 if step.digest:
                     params["digest"] = digest or self._digest(step.path)
                     digest = None
-                self._send(step, step.path.replace(VMID, str(chosen)), params)
+                self._send(step, self._named(step.path, chosen), params)
             self._progress(step.action, time.monotonic() - began)
         return chosen or 0
+
+    def _named(self, value: t.Any, chosen: int | None) -> t.Any:
+        """A path or a parameter with the ids that were chosen."""
+        if not isinstance(value, str):
+            return value
+        return value.replace(VMID, str(chosen)).replace(HOLDER, str(self._holder))
 
     def _digest(self, path: str) -> str | None:
         return t.cast("str | None", self._client.get(path).get("digest"))
@@ -275,6 +295,36 @@ class Executor:
             pause = min(pause * 1.5, LAST_POLL)
 
 
+def _refuse_volumes(config: t.Mapping[str, t.Any]) -> None:
+    """Refuse to remove a container that has got a volume since the plan was made."""
+    found = {key: text for key, text in config.items() if is_volume_key(key) and key != "rootfs"}
+    if found:
+        raise Failure(
+            "would_lose_data",
+            f"The container that is to be removed has {', '.join(found)}.",
+            "Somebody has added that; run again.",
+            volumes=list(map(str, found.values())),
+        )
+
+
+def _refuse_foreign_lines(config: t.Mapping[str, t.Any]) -> None:
+    """Refuse what a registry has given to Proxmox, but not to who looked at the image before."""
+    foreign = [f"{key}: {value}" for key, value in config.get("lxc") or () if key not in IMPORTED_LINES]
+    if foreign:
+        raise Failure(
+            "image_rejected",
+            f"The image has brought lines into the container's configuration: {'; '.join(foreign)}.",
+            "The container is there but was not started. Remove it, and do not use this image.",
+            lines=foreign,
+        )
+
+
+CHECKS: dict[str, t.Callable[[t.Mapping[str, t.Any]], None]] = {
+    "only_root": _refuse_volumes,
+    "imported": _refuse_foreign_lines,
+}
+
+
 def _may_repeat(step: Step, failure: Failure, tries: int, deadline: float) -> bool:
     """Whether nothing was executed, and trying again is likely to help."""
     if time.monotonic() > deadline:
@@ -294,6 +344,9 @@ def _is_done_already(step: Step, failure: Failure) -> bool:
         return step.path.endswith(("/status/stop", "/status/shutdown"))
     if failure.code in ("not_found", "snapshot_missing"):
         return step.method == "DELETE"
+    if failure.code == "file_exists":
+        # A pull writes under another name until it is done.
+        return step.action == "pulled"
     return failure.code == "already_at_size"
 
 

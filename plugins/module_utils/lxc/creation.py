@@ -1,11 +1,12 @@
 # Copyright (c) lxcri.proxmox contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What has to be done to make a container: from a template, a clone or a backup. Pure functions, no I/O."""
+"""What has to be done to make a container: from a template, an image, a clone or a backup. Pure functions, no I/O."""
 
 from __future__ import annotations
 
 import typing as t
+from dataclasses import replace
 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import Need
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
@@ -18,6 +19,14 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.converge import 
     refuse_running,
     template_step,
     with_owner,
+)
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import (
+    IMPORTED,
+    IMPORTED_KEYS,
+    Artefact,
+    fetch_steps,
+    imported,
+    settle,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import (
     LIVE,
@@ -38,19 +47,19 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.properties impor
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import Clone, Declared, Restore
 
 
-def plan_creation(declared: Declared, source: Actual | None) -> Plan:
+def plan_creation(declared: Declared, source: Actual | None, image: Artefact | None = None) -> Plan:
     """What has to be done when there is no container.
 
-    source: the container to clone, or what is in the backup, when known.
+    source: the container to clone, or what is in the backup, when known. image: what an image is made of.
 
     Raises:
         Failure: it is not said from what, or where, or the source cannot be copied.
     """
-    if not (declared.template or declared.clone or declared.restore):
+    if not (declared.template or declared.image or declared.clone or declared.restore):
         raise Failure(
             "not_found",
             f"{declared.label} does not exist, and the task does not say what to create it from.",
-            "Give template, clone or restore.",
+            "Give template, image, clone or restore.",
         )
     if not declared.node and not declared.clone:
         raise Failure(
@@ -63,10 +72,44 @@ def plan_creation(declared: Declared, source: Actual | None) -> Plan:
         return _plan_clone(declared, declared.clone, source)
     if declared.restore:
         return _plan_restore(declared, declared.restore, source)
+    if image:
+        return _plan_image(declared, image)
     return _plan_template(declared)
 
 
+def _plan_image(declared: Declared, image: Artefact) -> Plan:
+    """A container of an image. What Proxmox takes from the image, whatever the request has, is set afterwards."""
+    goal = settle(declared, None, image)
+    late = IMPORTED_KEYS if image.method in IMPORTED else ()
+    config = {key: normal for key, normal in goal.config.items() if key not in late}
+    plan = Plan(fetch_steps(image), converge=True)
+    made = _creation_step(replace(goal, template=image.volume, config=config))
+    made.add("image", None, image.mark.shown)
+    plan.steps.append(made)
+    base = f"nodes/{declared.node}/lxc/{declared.vmid or VMID}"
+    if image.method == "registry":
+        plan.steps.append(Step("checked", "GET", f"{base}/config", check="imported"))
+    current = {key: text for key, text in made.params.items() if properties.key_of(key)}
+    current = imported(current, image.found) if image.method in IMPORTED else current
+    actual = Actual(declared.vmid or 0, str(declared.node), "stopped", current, pool=declared.pool)
+    rest = converge_plan(settle(declared, actual, image), actual)
+    for step in rest.steps:
+        # The id is chosen when the container is made.
+        step.path = step.path.replace(f"{actual.path}/", f"{base}/")
+        for change in step.changes:
+            change.request = f"{step.method} /{step.path}"
+    rest.notes = []
+    plan.extend(rest)
+    return plan
+
+
 def _plan_template(declared: Declared) -> Plan:
+    plan = Plan([_creation_step(declared)])
+    _finish_creation(plan, declared)
+    return plan
+
+
+def _creation_step(declared: Declared) -> Step:
     params: dict[str, t.Any] = {"ostemplate": declared.template}
     step = Step("created", "POST", f"nodes/{declared.node}/lxc", params)
     step.add("state", "absent", "present")
@@ -90,9 +133,7 @@ def _plan_template(declared: Declared) -> Plan:
         if option is not None:
             params[name] = option
     step.needs = creation_needs(declared, config)
-    plan = Plan([step])
-    _finish_creation(plan, declared)
-    return plan
+    return step
 
 
 def _finish_creation(plan: Plan, declared: Declared) -> None:

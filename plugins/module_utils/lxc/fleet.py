@@ -21,6 +21,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import Tas
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.addresses import configured_addresses
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import (
+    FETCHING,
     Executor,
     Log,
     VmidAllocator,
@@ -28,7 +29,16 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import (
     read_container,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.cluster import Cluster, Guest, by_node, in_parallel
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.converge import converge_plan
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.converge import converge_plan, creation_notes
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import (
+    ImageSpec,
+    drops_variables,
+    hide_holder,
+    mark_of,
+    must_ask,
+    settle,
+)
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image_source import Images, find_holder, read_standing
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import (
     RECREATE,
     RESTART,
@@ -38,8 +48,14 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import (
     Step,
     waiting_keys,
 )
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.plan import make_plan
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.plan import ImageFacts, is_to_be_remade, make_plan
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.recreate import (
+    Standing,
+    journal_of,
+    refuse_interrupted,
+)
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import Clone, Declared, invalid
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.reference import parse_reference
 
 # How often a plan is made anew because somebody else changed the container in between.
 REPLANS = 3
@@ -53,7 +69,7 @@ class Outcome:
     """What became of one declared container.
 
     before, after: the container as it was and as it is (check mode: as it was).
-    pruned: it was not declared, but owned.
+    pruned: it was not declared, but owned. facts: of the image that is declared.
     """
 
     declared: Declared
@@ -64,6 +80,7 @@ class Outcome:
     addresses: list[dict[str, str]] = field(default_factory=list)
     failure: Failure | None = None
     source: Actual | None = None
+    facts: ImageFacts = field(default_factory=ImageFacts)
     pruned: bool = False
 
     @property
@@ -78,6 +95,9 @@ class Outcome:
             f"{self.declared.label}: {change.key} is {change.before}, declared is {change.after}. {change.hint}"
             for change in self.plan.blocked
         ]
+        lost = sorted({str(loss["key"]) for loss in self.plan.losses})
+        if lost:
+            blocked.append(f"{self.declared.label}: not as the image says, see losses: {', '.join(lost)}.")
         return blocked + [f"{self.declared.label}: {line}" for line in self.log.warnings]
 
     def container(self, check_mode: bool) -> dict[str, t.Any] | None:
@@ -128,6 +148,7 @@ class Outcome:
             "recreate_required": sorted({c.key for c in self.plan.blocked if c.effect == RECREATE}),
             "tasks": self.log.as_list(),
             "notes": self.plan.notes,
+            "losses": self.plan.losses,
         }
 
 
@@ -170,7 +191,10 @@ class Engine:
         self._cluster = Cluster(client)
         self._watcher = TaskWatcher(client)
         self._vmids = VmidAllocator(client)
+        self._images = Images(client)
         self._sources: dict[int, threading.Lock] = {}
+        self._fetches: dict[tuple[str, str], threading.Lock] = {}
+        self._fetched: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
         self._done = 0
         self._total = 0
@@ -187,6 +211,7 @@ class Engine:
         outcomes = self._find(fleet, ownership)
         self._place(outcomes)
         in_parallel(self._prepare, outcomes)
+        share_fetches(outcomes)
         refuse_missing(
             self._client, [need for outcome in outcomes if not outcome.failure for need in outcome.plan.needs]
         )
@@ -200,10 +225,11 @@ class Engine:
         if outcome.failure:
             return
         try:
+            outcome.facts = self._image_facts(outcome)
             declared = outcome.declared
             wants_source = (declared.clone and not outcome.before) or declared.restore
             outcome.source = self._source(declared, outcome.before) if wants_source else None
-            outcome.plan = make_plan(declared, outcome.before, outcome.source)
+            outcome.plan = make_plan(declared, outcome.before, outcome.source, outcome.facts)
         except Failure as failure:
             outcome.failure = failure
 
@@ -436,6 +462,57 @@ class Engine:
             raise
         return Actual(0, node, current=parse_config(str(text or "")))
 
+    # ------------------------------------------------------------------------------------------------- images
+
+    def _image_facts(self, outcome: Outcome) -> ImageFacts:
+        """What has to be known of a declared image; nothing is asked when the container is there and of it."""
+        declared, before = outcome.declared, outcome.before
+        spec = declared.image
+        if not spec or declared.state == "absent":
+            return ImageFacts()
+        mark = mark_of(before.config.get("description")) if before else None
+        if before:
+            refuse_interrupted(declared, mark.holder if mark else None)
+            now = self._images.remote(spec, declared.timeout).digest if must_ask(spec, mark) else None
+            if is_to_be_remade(declared, mark, now):
+                return self._remaking(declared, spec, before, mark.holder if mark else None)
+            made_of = None
+            if mark and drops_variables(declared, mark):
+                made = replace(spec, reference=parse_reference(mark.reference).at(mark.digest))
+                made_of = self._images.find(made, declared.timeout)
+            return ImageFacts(now, made_of)
+        holder = self._holder(declared, None)
+        journal = journal_of(holder.config.get("description")) if holder else None
+        if holder and journal:
+            refuse_interrupted(declared, holder.vmid)
+            outcome.declared = declared = replace(declared, vmid=journal.vmid, node=holder.node)
+        if not declared.node:
+            return ImageFacts()
+        found = self._images.find(spec, declared.timeout)
+        artefact = self._images.artefact(spec, found, declared.node, declared.timeout)
+        return ImageFacts(found.digest, None, artefact, Standing(holder, journal.pool if journal else None))
+
+    def _remaking(self, declared: Declared, spec: ImageSpec, before: Actual, held_by: int | str | None) -> ImageFacts:
+        found = self._images.find(spec, declared.timeout)
+        artefact = self._images.artefact(spec, found, before.node, declared.timeout)
+        holder = self._holder(replace(declared, vmid=before.vmid), held_by)
+        guest = self._cluster.guest(before.vmid)
+        standing = read_standing(self._client, before, holder, guest.pool if guest else None)
+        return ImageFacts(found.digest, None, artefact, standing)
+
+    def _holder(self, declared: Declared, known: int | str | None) -> Actual | None:
+        """The container that holds the volumes of this one since an interrupted run."""
+        with self._lock:
+            self._cluster.name_the_nameless()
+            guests = [guest for guest in self._cluster.guests if guest.node in self._cluster.online_nodes]
+        return find_holder(
+            guests,
+            lambda node, vmid: read_container(self._client, node, vmid),
+            declared.vmid,
+            declared.hostname,
+            known,
+        )
+
     # ------------------------------------------------------------------------------------------------ applying
 
     def _apply(self, outcomes: t.Sequence[Outcome]) -> None:
@@ -455,6 +532,7 @@ class Engine:
             self._vmids,
             declared.timeout,
             progress=lambda action, seconds: self._progress(outcome, action, seconds),
+            fetch=lambda step, act: self._fetch(step, act, declared.timeout),
         )
         outcome.log = executor.log
         try:
@@ -478,7 +556,7 @@ class Engine:
                 before = read_container(self._client, before.node, before.vmid)
                 if before:
                     before.pool = pool
-                outcome.plan = make_plan(declared, before, outcome.source)
+                outcome.plan = make_plan(declared, before, outcome.source, outcome.facts)
         _name_requests(outcome.plan, vmid)
         node = _final_node(outcome)
         if outcome.plan.converge:
@@ -486,8 +564,12 @@ class Engine:
             if made is None:
                 raise Failure("not_found", f"{declared.label} has vanished after it was made.", vmid=vmid)
             made.pool = declared.pool
-            rest = converge_plan(replace(declared, vmid=vmid, node=node), made)
-            first = Plan(_own_steps(outcome.plan), converge=True)
+            goal = settle(replace(declared, vmid=vmid, node=node), made, outcome.facts.artefact)
+            rest = converge_plan(goal, made)
+            if declared.image:
+                hide_holder(rest)
+                rest.notes = [note for note in rest.notes if note not in creation_notes(declared)]
+            first = Plan(_own_steps(outcome.plan), converge=True, losses=outcome.plan.losses)
             first.extend(rest)
             outcome.plan = first
             executor.run(rest.steps, vmid, made.digest)
@@ -512,6 +594,19 @@ class Engine:
         """Clones of one source exclude each other on the node; waiting for one's turn here costs no request."""
         with self._lock:
             return self._sources.setdefault(vmid, threading.Lock())
+
+    def _fetch(self, step: Step, act: t.Callable[[], None], timeout: float) -> None:
+        """Bring an image to a storage, unless another container of this run has done it."""
+        key = _fetch_key(step)
+        with self._lock:
+            lock = self._fetches.setdefault(key, threading.Lock())
+        with lock:
+            if key not in self._fetched:
+                if step.payload:
+                    self._images.place(step.payload, timeout)
+                else:
+                    act()
+                self._fetched.add(key)
 
     def _progress(self, outcome: Outcome, action: str, seconds: float) -> None:
         with self._lock:
@@ -550,12 +645,31 @@ class Engine:
             outcome.failure = failure
 
 
+# The steps after which the container is read, and what follows is planned again on what was made.
+_MADE = ("cloned", "restored", "created", "checked", "released")
+
+
 def _own_steps(plan: Plan) -> list[Step]:
     """The steps up to the one that makes the container; what follows is planned again on what was made."""
     if not plan.converge:
         return plan.steps
-    making = next(n for n, step in enumerate(plan.steps) if step.action in ("cloned", "restored"))
+    making = max((n for n, step in enumerate(plan.steps) if step.action in _MADE), default=-1)
     return plan.steps[: making + 1]
+
+
+def share_fetches(outcomes: t.Sequence[Outcome]) -> None:
+    """Say of several containers of one image only once that it is brought to the storage."""
+    seen = set()
+    for outcome in outcomes:
+        for step in outcome.plan.steps:
+            if step.action in FETCHING:
+                if _fetch_key(step) in seen:
+                    step.changes = []
+                seen.add(_fetch_key(step))
+
+
+def _fetch_key(step: Step) -> tuple[str, str]:
+    return step.path, str(step.params.get("filename"))
 
 
 def _is_pruned(actual: Actual, ownership: Ownership, outcome: Outcome) -> bool:

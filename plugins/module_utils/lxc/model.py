@@ -17,6 +17,8 @@ RECREATE = "recreate"
 
 # The place of an id that is chosen when a step is sent.
 VMID = "{vmid}"
+# The same for a container that holds the volumes of another one.
+HOLDER = "{holder}"
 
 
 @dataclass
@@ -49,6 +51,8 @@ class Step:
     action: what it is, in the words that progress lines use.
     digest: whether the configuration's digest is sent along.
     needs: the privileges.
+    check: what must be true of the answer of a read before the plan goes on (``CHECKS`` in apply).
+    payload: what a step needs that is more than one request.
     """
 
     action: str
@@ -58,6 +62,8 @@ class Step:
     changes: list[Change] = field(default_factory=list)
     needs: list[Need] = field(default_factory=list)
     digest: bool = False
+    check: str | None = None
+    payload: t.Any = None
 
     def add(self, key: str, before: t.Any, after: t.Any, effect: str = LIVE) -> None:
         """Note a change that this step makes."""
@@ -68,13 +74,15 @@ class Step:
 class Plan:
     """The steps in their order, and what is not going to be done.
 
-    converge: the new container has to be read, and planned for again, after the steps (clone and restore).
+    converge: the new container has to be read, and planned for again, after the steps (clone, restore and image).
     notes: what is worth saying but changes nothing.
+    losses: what of an image cannot be expressed.
     """
 
     steps: list[Step] = field(default_factory=list)
     blocked: list[Change] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    losses: list[dict[str, t.Any]] = field(default_factory=list)
     converge: bool = False
     running_after: bool = False
 

@@ -11,6 +11,7 @@ not given, or a new container) is in the plan as a change without a request.
 from __future__ import annotations
 
 import typing as t
+from dataclasses import dataclass, field
 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import Need
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
@@ -21,6 +22,19 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.converge import 
     refuse_running,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.creation import plan_creation, plan_overwrite
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import (
+    Artefact,
+    Found,
+    Mark,
+    change_of,
+    differs,
+    losses,
+    mapped,
+    mark_of,
+    mount_paths,
+    refuse_foreign_volumes,
+    settle,
+)
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import (
     Actual,
     Plan,
@@ -28,28 +42,74 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import (
     is_volume_key,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.privileges import vm_paths
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.recreate import (
+    Standing,
+    plan_recreation,
+    refuse_interrupted,
+)
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import Declared
 
 
-def make_plan(declared: Declared, actual: Actual | None, source: Actual | None = None) -> Plan:
+@dataclass(frozen=True)
+class ImageFacts:
+    """What was found out about the image that is declared.
+
+    now: the digest that its reference has; None when nobody had to be asked.
+    made_of: the image of which the container was made, when that matters.
+    artefact: the image on its storage, when a container is to be made of it.
+    standing: what stands beside a container that is to be made anew.
+    """
+
+    now: str | None = None
+    made_of: Found | None = None
+    artefact: Artefact | None = None
+    standing: Standing = field(default_factory=Standing)
+
+
+def make_plan(
+    declared: Declared, actual: Actual | None, source: Actual | None = None, facts: ImageFacts | None = None
+) -> Plan:
     """What has to be done.
 
     actual: the container as it is, or None when there is none.
     source: what a clone or restore will be made of, when known, so that the plan can say what follows.
+    facts: of the image.
 
     Raises:
         Failure: the declaration cannot be fulfilled, or only with a loss of data.
     """
     if declared.state == "absent":
         return Plan() if actual is None else _plan_absent(declared, actual)
-    if actual is None:
-        return plan_creation(declared, source)
-    if declared.restore and declared.restore.force:
+    facts = facts or ImageFacts()
+    mark = mark_of(actual.config.get("description")) if actual else None
+    if actual is None and facts.standing.holder is None:
+        plan = plan_creation(declared, source, facts.artefact)
+    elif actual is not None and declared.restore and declared.restore.force:
         plan = plan_overwrite(declared, declared.restore, actual, source)
+    elif actual is None or is_to_be_remade(declared, mark, facts.now):
+        refuse_interrupted(declared, facts.standing.holder.vmid if facts.standing.holder else None)
+        plan = plan_recreation(declared, actual, t.cast("Artefact", facts.artefact), facts.standing)
     else:
-        plan = converge_plan(declared, actual)
+        refuse_interrupted(declared, mark.holder if mark else None)
+        other = declared.image is not None and differs(declared.image, mark, facts.now)
+        plan = converge_plan(settle(declared, actual, made_of=facts.made_of, renamed=not other), actual)
+        if other:
+            plan.blocked.append(change_of(declared, mark, facts.now))
+    if facts.artefact:
+        paths = mount_paths(declared)
+        refuse_foreign_volumes(facts.artefact.spec, facts.artefact.found)
+        plan.losses = losses(mapped(facts.artefact.spec, facts.artefact.found, paths), facts.artefact)
+    if actual is None:
+        return plan
     _refuse_locked(actual, plan)
     return plan
+
+
+def is_to_be_remade(declared: Declared, mark: Mark | None, now: str | None) -> bool:
+    """True when an existing container is to be made anew, or when that was begun."""
+    if not declared.image or not declared.recreate:
+        return False
+    return bool(mark and mark.holder) or differs(declared.image, mark, now)
 
 
 def _plan_absent(declared: Declared, actual: Actual) -> Plan:

@@ -11,7 +11,9 @@ from dataclasses import dataclass, field
 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import IMAGE_OPTIONS, ImageSpec
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.properties import ANY_VOLUME, InvalidValue, Sub
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.reference import parse_platform, parse_reference
 
 STATES = ("present", "started", "stopped", "restarted", "absent", "template")
 FLEET_STATES = ("present", "started", "stopped", "absent")
@@ -50,6 +52,7 @@ FAMILIES = {"networks": "net", "mounts": "mp", "devices": "dev"}
 NEVER_UNSET = ("memory", "rootfs", "ostype", "arch", "unprivileged", "hostname", "lock", "template")
 OPTION_OF_KEY = {"net": "networks", "mp": "mounts", "dev": "devices"}
 
+_STORAGE = r"[a-zA-Z][a-zA-Z0-9\-_.]*[a-zA-Z0-9]"
 _SUB_TYPES = {"bool": "bool", "int": "int", "number": "float", "list": "list"}
 
 
@@ -84,6 +87,7 @@ DEFAULTS: dict[str, t.Any] = {
     "restart": "never",
     "migrate": False,
     "move_volumes": False,
+    "recreate": False,
     "force": False,
     "purge": False,
     "wait_for_address": False,
@@ -129,6 +133,7 @@ def container_options(with_defaults: bool = True) -> dict[str, t.Any]:
                 "bwlimit": {"type": "int"},
             },
         },
+        image={"type": "dict", "options": IMAGE_OPTIONS},
         storage={"type": "str"},
         pool={"type": "str"},
         password={"type": "str", "no_log": True},
@@ -156,6 +161,7 @@ def container_options(with_defaults: bool = True) -> dict[str, t.Any]:
         restart={"type": "str", "choices": ["never", "if_needed"]},
         migrate={"type": "bool"},
         move_volumes={"type": "bool"},
+        recreate={"type": "bool"},
         force={"type": "bool"},
         purge={"type": "bool"},
         wait_for_address={"type": "bool"},
@@ -215,6 +221,7 @@ class Declared:
     config: normal forms by key. A mount whose place is not declared has the volume ``:``.
     families: the families (net, mp, dev) that are declared as a whole.
     unset: keys that are to be removed.
+    loose_networks: interfaces whose declaration says nothing about host-managed.
     spread: containers with the same value are spread over the nodes (used by a fleet).
     owner: a tag that the container has besides those that are declared, or that it has already.
     """
@@ -229,6 +236,8 @@ class Declared:
     template: str | None = None
     clone: Clone | None = None
     restore: Restore | None = None
+    image: ImageSpec | None = None
+    loose_networks: tuple[str, ...] = ()
     storage: str | None = None
     pool: str | None = None
     password: str | None = None
@@ -237,6 +246,7 @@ class Declared:
     restart: str = "never"
     migrate: bool = False
     move_volumes: bool = False
+    recreate: bool = False
     force: bool = False
     purge: bool = False
     wait_for_address: bool = False
@@ -282,6 +292,8 @@ def declare(params: t.Mapping[str, t.Any], where: str = "") -> Declared:
             families=families,
             clone=Clone(**params["clone"]) if params.get("clone") else None,
             restore=Restore(**params["restore"]) if params.get("restore") else None,
+            image=_image(params["image"]) if params.get("image") else None,
+            loose_networks=_loose_networks(params),
             unset=tuple(dict.fromkeys(params.get("unset") or ())),
             **{name: params[name] for name in _PLAIN if params.get(name) is not None},
         )
@@ -353,6 +365,7 @@ _PLAIN = (
     "restart",
     "migrate",
     "move_volumes",
+    "recreate",
     "force",
     "purge",
     "wait_for_address",
@@ -387,6 +400,40 @@ def _config(params: t.Mapping[str, t.Any]) -> tuple[dict[str, t.Any], tuple[str,
     return config, tuple(families)
 
 
+def _loose_networks(params: t.Mapping[str, t.Any]) -> tuple[str, ...]:
+    entries = enumerate(params.get("networks") or ())
+    return tuple(entry.get("id") or f"net{index}" for index, entry in entries if entry.get("host_managed") is None)
+
+
+def _image(values: t.Mapping[str, t.Any]) -> ImageSpec:
+    """The image that is declared.
+
+    Raises:
+        Failure: ``invalid_option``, ``invalid_reference``.
+    """
+    given = {name: value for name, value in values.items() if value is not None}
+    volumes: dict[str, dict[str, t.Any]] = {}
+    for path, volume in (given.pop("volumes", None) or {}).items():
+        option = f"image.volumes[{path}]"
+        if not isinstance(volume, dict):
+            raise invalid(option, "give storage and size")
+        if "mp" in volume or "id" in volume:
+            raise invalid(option, "the path is the mount path, and the id is chosen")
+        subs = properties.INDEXED["mp"][0].subs
+        normal = _mount("mp0", option, {**_sub_keys(subs, volume), "mp": path})
+        if normal["mp"] in volumes:
+            raise invalid(option, f"{normal['mp']} is given twice")
+        volumes[normal["mp"]] = normal
+    reference = parse_reference(given.pop("reference"))
+    if given.get("platform"):
+        parse_platform(given["platform"])
+    if given.get("password") and not given.get("username"):
+        raise invalid("image.password", "give username too")
+    if not re.fullmatch(_STORAGE, given.get("storage", "local")):
+        raise invalid("image.storage", f"{given['storage']!r} is not the name of a storage")
+    return ImageSpec(reference=reference, volumes=volumes, **given)
+
+
 def _normal(key: str, option: str, value: t.Any) -> t.Any:
     try:
         normal = properties.normalise(key, value)
@@ -404,7 +451,7 @@ def _mount(key: str, option: str, values: t.Mapping[str, t.Any]) -> dict[str, t.
     storage = values.pop("storage", None)
     if storage and values.get("volume"):
         raise invalid(option, "give either storage (a new volume is made) or volume (an existing one), not both")
-    if storage and not re.fullmatch(r"[a-zA-Z][a-zA-Z0-9\-_.]*[a-zA-Z0-9]", storage):
+    if storage and not re.fullmatch(_STORAGE, storage):
         raise invalid(f"{option}.storage", f"{storage!r} is not the name of a storage")
     if not values.get("volume"):
         values["volume"] = f"{storage}:" if storage else ANY_VOLUME
@@ -425,7 +472,7 @@ def _check(declared: Declared, params: t.Mapping[str, t.Any]) -> None:
         raise invalid("vmid", f"{declared.vmid} is not between 100 and 999999999")
     if declared.node and not re.fullmatch(r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?", declared.node):
         raise invalid("node", f"{declared.node!r} is not the name of a node")
-    sources = [name for name in ("template", "clone", "restore") if params.get(name)]
+    sources = [name for name in ("template", "image", "clone", "restore") if params.get(name)]
     if len(sources) > 1:
         raise invalid(sources[0], f"{' and '.join(sources)} exclude each other")
     if declared.template and not re.fullmatch(r"[^:\s/]+:\S+|/\S+", declared.template):

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import glob
 import os
 import re
@@ -15,12 +14,14 @@ import typing as t
 from dataclasses import dataclass
 
 from ..api.errors import Failure
+from ..node import proxmox
 from ..node.commands import Run, run_here
 from ..node.files import read_text
+from ..node.proxmox import LOCK_PATTERN, lock_held, replace_config, running, sections, values
 from .failures import zfs_failure
 from .model import ASIDE_PARENT, COLUMNS, Dataset, parse_list
 
-PVE = "/etc/pve"
+PVE = proxmox.PVE
 DEFAULT_PATTERN = "tank/containers/<id>"
 
 
@@ -105,21 +106,7 @@ class Container:
 
 # ----------------------------------------------------------------------------------- files of Proxmox, pure
 
-
-def top_section(config: str) -> str:
-    """The part of N.conf that is in force: what stands above the first section."""
-    return re.split(r"^\[", config, maxsplit=1, flags=re.MULTILINE)[0]
-
-
-def values(config: str) -> dict[str, str]:
-    """The keys in force. Of a key that is there twice the last one counts (parse_pct_config of PVE/LXC/Config.pm)."""
-    found = re.findall(r"^([a-z][a-z_]*\d*):\s*(.+?)\s*$", top_section(config), re.MULTILINE)
-    return dict(found)
-
-
-def sections(config: str) -> tuple[str, ...]:
-    """The names of the snapshots of Proxmox in N.conf."""
-    return tuple(re.findall(r"^\[([A-Za-z][A-Za-z0-9_-]+)\]\s*$", config, re.MULTILINE))
+top_section = proxmox.top_section
 
 
 def storages(text: str) -> dict[str, dict[str, str]]:
@@ -247,37 +234,15 @@ class Host:
             deadline = time.monotonic() + timeout
             for container_id in sorted(set(ids)):
                 path = self.lock_pattern.format(container_id.replace("/", "_"))
-                os.makedirs(os.path.dirname(path), exist_ok=True)
-                # As lock_file of PVE::Tools: opened for appending, never removed.
-                file = stack.enter_context(open(path, "a", encoding="utf-8"))
-                while True:
-                    try:
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        break
-                    except BlockingIOError:
-                        if time.monotonic() > deadline:
-                            raise Failure(
-                                "lock_timeout",
-                                f"Another operation holds {path}.",
-                                "Run again when it has ended.",
-                                file=path,
-                                container=container_id,
-                            ) from None
-                        time.sleep(0.1)
+                stack.enter_context(lock_held(path, container_id, deadline))
             yield
-
-
-def running(run: Run, name: str) -> bool:
-    """Whether LXC runs a container of that name (also frozen, starting or stopping)."""
-    done = run(["lxc-info", "-n", name, "-sH"], timeout=30)
-    return done.rc == 0 and done.stdout.strip() not in ("", "STOPPED")
 
 
 class ProxmoxHost(Host):
     """A node of Proxmox."""
 
     proxmox = True
-    lock_pattern = "/run/lock/lxc/pve-config-{}.lock"
+    lock_pattern = LOCK_PATTERN
 
     def ids(self) -> list[str]:
         """The containers of this node."""
@@ -319,34 +284,14 @@ class ProxmoxHost(Host):
 
     def write_config(self, container_id: str, text: str) -> None:
         """Replace N.conf in one step."""
-        _replace(f"{PVE}/lxc/{container_id}.conf", text)
+        replace_config(f"{PVE}/lxc/{container_id}.conf", text)
 
     def write_firewall(self, container_id: str, text: str) -> None:
         """Replace N.fw in one step."""
-        _replace(f"{PVE}/firewall/{container_id}.fw", text)
+        replace_config(f"{PVE}/firewall/{container_id}.fw", text)
 
     def _power(self, container_id: str, start: bool) -> t.Sequence[str]:
         return ["pct", "start" if start else "stop", container_id, "--skiplock"]
-
-
-def _replace(path: str, text: str) -> None:
-    """Replace a file of pmxcfs, which renames over a file but neither changes modes nor knows links.
-
-    Raises:
-        Failure: ``config_not_written``.
-    """
-    temporary = f"{path}.tmp.{os.getpid()}"
-    try:
-        with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(text)
-        os.rename(temporary, path)
-    except OSError as error:
-        raise Failure(
-            "config_not_written",
-            f"{path} cannot be written: {error.strerror}.",
-            "/etc/pve is read-only while the cluster has no quorum; see 'pvecm status'.",
-            path=path,
-        ) from None
 
 
 class LxcHost(Host):
@@ -399,7 +344,7 @@ class LxcHost(Host):
     def write_config(self, container_id: str, text: str) -> None:
         """Replace the configuration of LXC."""
         os.makedirs(f"/var/lib/lxc/{container_id}", exist_ok=True)
-        _replace(f"/var/lib/lxc/{container_id}/config", text)
+        replace_config(f"/var/lib/lxc/{container_id}/config", text)
 
     def _power(self, container_id: str, start: bool) -> t.Sequence[str]:
         return ["lxc-start", "-d", "-n", container_id] if start else ["lxc-stop", "-k", "-n", container_id]

@@ -1,0 +1,206 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Uploads templates to a storage, without holding them in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import shutil
+import typing as t
+
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure, classify
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.options import api_options, credentials
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import TaskWatcher, is_upid
+from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Run, run_here
+
+# The client says what to do when it is not there.
+with contextlib.suppress(ImportError):
+    import requests
+
+_CHUNK = 1 << 20
+
+
+def upload_options() -> dict[str, t.Any]:
+    """The suboptions of ``upload`` (documented in the module ``oci_bundle``)."""
+    options = api_options()
+    # What runs on the node needs no ssh to it.
+    options["api_backend"] = {**options["api_backend"], "choices": ["https", "local"]}
+    return {
+        **options,
+        "node": {"type": "str", "required": True},
+        "storage": {"type": "str", "required": True},
+    }
+
+
+class Storage:
+    """A storage of a node that has templates."""
+
+    def __init__(self, client: Client, node: str, storage: str, timeout: float, run: Run = run_here) -> None:
+        self._client = client
+        self._path = f"/nodes/{node}/storage/{storage}"
+        self._storage = storage
+        self._timeout = timeout
+        self._run = run
+
+    def volume_id(self, file_name: str) -> str:
+        """The volume id that a file gets."""
+        return f"{self._storage}:vztmpl/{file_name}"
+
+    def find(self, file_name: str) -> str | None:
+        """The volume id of a file; None when it is not there.
+
+        Raises:
+            Failure: what the API answers.
+        """
+        wanted = self.volume_id(file_name)
+        volumes = self._client.get(f"{self._path}/content", content="vztmpl") or []
+        return wanted if any(volume.get("volid") == wanted for volume in volumes) else None
+
+    def put(self, path: str) -> str:
+        """Upload a file and wait until it is there; its volume id.
+
+        Raises:
+            Failure: what the API or the task answers; ``unreachable``, ``upload_failed``.
+        """
+        fields = {
+            "content": "vztmpl",
+            "checksum-algorithm": "sha256",
+            "checksum": sha256_of(path),
+        }
+        name = os.path.basename(path)
+        if self._client.credentials.backend == "local":
+            self._put_here(path, name, fields)
+        else:
+            upid = self._post(path, name, fields)
+            if is_upid(upid):
+                TaskWatcher(self._client).wait(upid, self._timeout)
+        return self.volume_id(name)
+
+    def _post(self, path: str, name: str, fields: dict[str, str]) -> t.Any:
+        # proxmoxer's own upload reads the whole file into memory unless another library is there.
+        api = self._client._session()  # noqa: SLF001
+        store = api._store  # noqa: SLF001
+        session, auth = store["session"], store["session"].auth
+        with Form(path, name, fields) as form:
+            try:
+                answer = requests.Session.request(
+                    session,
+                    "POST",
+                    f"{store['base_url']}{self._path}/upload",
+                    data=form,
+                    headers={"Content-Type": form.content_type},
+                    cookies=auth.get_cookies(),
+                    verify=auth.verify_ssl,
+                    timeout=(self._client.credentials.timeout, self._timeout),
+                )
+            except requests.exceptions.RequestException as error:
+                raise Failure(
+                    "unreachable",
+                    f"The upload to {self._client.credentials.host} was cut off: {error}.",
+                    "Check the network, and the free space in /var/tmp and on the storage of the node.",
+                ) from None
+        if answer.status_code != 200:
+            text = _reason(answer)
+            code, hint, facts = classify(answer.status_code, text)
+            raise Failure(code, f"Proxmox answered: {text}", hint, **{**facts, "status": answer.status_code})
+        return answer.json().get("data")
+
+    def _put_here(self, path: str, name: str, fields: dict[str, str]) -> None:
+        # The only names that Proxmox takes (upload of PVE/API2/Storage/Status.pm in pve-storage).
+        temporary = f"/var/tmp/pveupload-{os.urandom(16).hex()}"
+        options = {**fields, "filename": name, "tmpfilename": temporary}
+        words = [word for key, value in options.items() for word in (f"--{key}", value)]
+        try:
+            with open(path, "rb") as source, open(os.open(temporary, _NEW, 0o600), "wb") as target:
+                shutil.copyfileobj(source, target, _CHUNK)
+            done = self._run(["pvesh", "create", f"{self._path}/upload", *words], None, self._timeout)
+        except OSError as error:
+            raise Failure("upload_failed", f"{temporary} cannot be written: {error.strerror}.", "Free space.") from None
+        finally:
+            if os.path.lexists(temporary):
+                os.unlink(temporary)
+        if done.rc:
+            text = " ".join((done.stderr.strip() or done.stdout.strip()).split())
+            code, hint, facts = classify(500, text)
+            code = "upload_failed" if code == "api_error" else code
+            raise Failure(code, f"Proxmox answered: {text[-400:]}", hint, **facts)
+
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+
+
+def open_storage(options: t.Mapping[str, t.Any], timeout: float) -> Storage:
+    """The storage that the option ``upload`` means.
+
+    Raises:
+        Failure: ``invalid_option``, ``library_missing``.
+    """
+    return Storage(Client(credentials(options)), options["node"], options["storage"], timeout)
+
+
+def _reason(answer: t.Any) -> str:
+    try:
+        body = answer.json()
+    except ValueError:
+        body = {}
+    parts = [str(body.get("message") or answer.reason or "").strip()]
+    parts += [f"{name}: {why}".strip() for name, why in (body.get("errors") or {}).items()]
+    return "; ".join(part for part in parts if part) or f"status {answer.status_code}"
+
+
+def sha256_of(path: str) -> str:
+    """The digest of a file, in hexadecimal digits."""
+    state = hashlib.sha256()
+    with open(path, "rb") as file:
+        for chunk in iter(lambda: file.read(_CHUNK), b""):
+            state.update(chunk)
+    return state.hexdigest()
+
+
+class Form:
+    """A form with one file (RFC 7578), which is read while it is sent. Its fields come before the file."""
+
+    def __init__(self, path: str, name: str, fields: t.Mapping[str, str]) -> None:
+        boundary = os.urandom(16).hex()
+        self.content_type = f"multipart/form-data; boundary={boundary}"
+        head = "".join(
+            f'--{boundary}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'
+            for key, value in fields.items()
+        )
+        head += f'--{boundary}\r\nContent-Disposition: form-data; name="filename"; filename="{name}"\r\n'
+        head += "Content-Type: application/octet-stream\r\n\r\n"
+        self._file = open(path, "rb")  # noqa: SIM115 - closed by __exit__
+        size = os.fstat(self._file.fileno()).st_size
+        self._parts: list[t.IO[bytes]] = [
+            io.BytesIO(head.encode()),
+            self._file,
+            io.BytesIO(f"\r\n--{boundary}--\r\n".encode()),
+        ]
+        self._length = len(head.encode()) + size + len(boundary) + 8
+
+    def __enter__(self) -> Form:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._file.close()
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> t.Iterator[bytes]:
+        return iter(lambda: self.read(_CHUNK), b"")
+
+    def read(self, count: int = -1) -> bytes:
+        """The next bytes; at most a MiB of them."""
+        wanted = _CHUNK if count is None or count < 0 else min(count, _CHUNK)
+        while self._parts:
+            data = self._parts[0].read(wanted)
+            if data:
+                return data
+            self._parts.pop(0)
+        return b""

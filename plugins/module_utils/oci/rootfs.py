@@ -1,0 +1,228 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Looks into a root file system that nobody vouches for, and never out of it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import typing as t
+
+from ..api.errors import Failure
+from .runtime_spec import ResolvedUser
+
+# As the kernel does it (path_resolution(7)).
+_MAX_LINKS = 40
+# Of /etc/passwd and /etc/group; a larger one is no honest file.
+_MAX_FILE = 16 << 20
+# As runc (libcontainer/user): what fits the kernel and every architecture.
+_MAX_ID = (1 << 31) - 1
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Rootfs:
+    """A root file system in a directory.
+
+    Names in it are resolved as in a chroot, one after the other from an open directory, so that no symbolic link and
+    no ``..`` leads out of it, not even while somebody changes it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def read(self, name: str) -> str | None:
+        """The text of a file; None when there is no such regular file, or it is too large."""
+        handle = self._open(name)
+        if handle is None:
+            return None
+        with os.fdopen(handle, "rb") as file:
+            data = file.read(_MAX_FILE + 1)
+        return data.decode("utf-8", "surrogateescape") if len(data) <= _MAX_FILE else None
+
+    def make_directory(self, name: str, mode: int = 0o755) -> bool:
+        """Make a directory and those above it, owned by root; whether there was something to make.
+
+        Raises:
+            Failure: ``not_a_directory``, when something else is in the way.
+        """
+        directories = [os.open(self.path, _DIRECTORY)]
+        made = False
+        try:
+            pending = _parts(name)
+            links = 0
+            while pending:
+                part = pending.pop(0)
+                if part == "..":
+                    if len(directories) > 1:
+                        os.close(directories.pop())
+                    continue
+                here = directories[-1]
+                try:
+                    about = os.lstat(part, dir_fd=here)
+                except FileNotFoundError:
+                    os.mkdir(part, 0o755, dir_fd=here)
+                    made = True
+                    directories.append(os.open(part, _DIRECTORY, dir_fd=here))
+                    # Whatever the umask was.
+                    os.fchmod(directories[-1], 0o755 if pending else mode)
+                    continue
+                if stat.S_ISLNK(about.st_mode):
+                    links += 1
+                    if links > _MAX_LINKS:
+                        raise _not_a_directory(name)
+                    target = os.readlink(part, dir_fd=here)
+                    if target.startswith("/"):
+                        while len(directories) > 1:
+                            os.close(directories.pop())
+                    pending = _parts(target) + pending
+                elif stat.S_ISDIR(about.st_mode):
+                    directories.append(os.open(part, _DIRECTORY, dir_fd=here))
+                else:
+                    raise _not_a_directory(name)
+        except OSError as error:
+            raise _not_a_directory(name, error.strerror) from None
+        finally:
+            for handle in directories:
+                os.close(handle)
+        return made
+
+    def _open(self, name: str) -> int | None:
+        directories = [os.open(self.path, _DIRECTORY)]
+        try:
+            pending = _parts(name)
+            links = 0
+            while pending:
+                part = pending.pop(0)
+                if part == "..":
+                    if len(directories) > 1:
+                        os.close(directories.pop())
+                    continue
+                here = directories[-1]
+                about = os.lstat(part, dir_fd=here)
+                if stat.S_ISLNK(about.st_mode):
+                    links += 1
+                    if links > _MAX_LINKS:
+                        return None
+                    target = os.readlink(part, dir_fd=here)
+                    if target.startswith("/"):
+                        while len(directories) > 1:
+                            os.close(directories.pop())
+                    pending = _parts(target) + pending
+                elif stat.S_ISDIR(about.st_mode):
+                    directories.append(os.open(part, _DIRECTORY, dir_fd=here))
+                elif stat.S_ISREG(about.st_mode) and not pending:
+                    return os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+                else:
+                    return None
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        finally:
+            for handle in directories:
+                os.close(handle)
+        return None
+
+
+def _parts(name: str) -> list[str]:
+    return [part for part in name.split("/") if part not in ("", ".")]
+
+
+def _not_a_directory(name: str, why: str | None = None) -> Failure:
+    return Failure(
+        "not_a_directory",
+        f"{name} cannot be made a directory in the root file system{': ' + why if why else ''}.",
+        "Something else is there in the image; choose another process.cwd.",
+        path=name,
+    )
+
+
+class Account(t.NamedTuple):
+    """A line of /etc/passwd."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+class Group(t.NamedTuple):
+    """A line of /etc/group."""
+
+    name: str
+    gid: int
+    members: tuple[str, ...]
+
+
+def accounts(text: str) -> list[Account]:
+    """What /etc/passwd says; lines that make no sense are left out."""
+    found = []
+    for line in text.splitlines():
+        fields = line.split(":")
+        if len(fields) >= 4 and fields[0] and _is_id(fields[2]) and _is_id(fields[3]):
+            found.append(Account(fields[0], int(fields[2]), int(fields[3])))
+    return found
+
+
+def groups(text: str) -> list[Group]:
+    """What /etc/group says; lines that make no sense are left out."""
+    found = []
+    for line in text.splitlines():
+        fields = line.split(":")
+        if len(fields) >= 3 and fields[0] and _is_id(fields[2]):
+            members = tuple(name.strip() for name in fields[3].split(",")) if len(fields) > 3 else ()
+            found.append(Group(fields[0], int(fields[2]), members))
+    return found
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text) <= _MAX_ID
+
+
+def resolve_user(wanted: str, passwd: str, group: str) -> ResolvedUser:
+    """Whom a process runs as (image-spec, config.md, ``User``; ``GetExecUser`` of runc's libcontainer/user).
+
+    wanted: ``name``, ``uid``, ``name:group``, ``uid:gid`` …; empty is root. passwd, group: the text of these files.
+    Without a group it is that of the account, and the groups that have it as a member are supplementary; a number
+    without an account has group 0. With a group there are no supplementary ones.
+
+    Raises:
+        Failure: ``user_unknown``.
+    """
+    name, _colon, group_name = wanted.partition(":")
+    name = name or "0"
+    uid, gid = 0, 0
+    account = next((entry for entry in accounts(passwd) if name in (entry.name, str(entry.uid))), None)
+    if account:
+        uid, gid = account.uid, account.gid
+    elif _is_id(name):
+        uid = int(name)
+    else:
+        raise _unknown("user", name, wanted)
+    if not group_name:
+        member = account.name if account else None
+        return ResolvedUser(uid, gid, tuple(sorted({entry.gid for entry in groups(group) if member in entry.members})))
+    found = next((entry for entry in groups(group) if group_name in (entry.name, str(entry.gid))), None)
+    if found:
+        return ResolvedUser(uid, found.gid)
+    if _is_id(group_name):
+        return ResolvedUser(uid, int(group_name))
+    raise _unknown("group", group_name, wanted)
+
+
+def _unknown(kind: str, name: str, wanted: str) -> Failure:
+    return Failure(
+        "user_unknown",
+        f"The root file system has no {kind} {name!r}.",
+        "Give numbers in process.user, such as 1000:1000.",
+        user=wanted,
+    )
+
+
+def find_user(rootfs: Rootfs | None, wanted: str) -> ResolvedUser:
+    """Whom a process runs as in a root file system; None is one that is not there, and only knows numbers.
+
+    Raises:
+        Failure: ``user_unknown``.
+    """
+    if rootfs is None:
+        return resolve_user(wanted, "", "")
+    return resolve_user(wanted, rootfs.read("/etc/passwd") or "", rootfs.read("/etc/group") or "")

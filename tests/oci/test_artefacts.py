@@ -1,0 +1,281 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""oci_bundle: templates and archives for Proxmox, and how they get onto a storage."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import tarfile
+import typing as t
+from pathlib import Path
+
+import pytest
+from ansible_collections.lxcri.proxmox.tests.oci.images import (
+    build,
+    busybox_layer,
+    directory,
+    entry,
+    index,
+    layer,
+    listing,
+)
+from ansible_collections.lxcri.proxmox.tests.oci.module import run_module
+from ansible_collections.lxcri.proxmox.tests.oci.test_layers import CAPABILITY
+from ansible_collections.lxcri.proxmox.tests.simulator.plugin import certificates, cluster
+from ansible_collections.lxcri.proxmox.tests.simulator.serving import Simulator
+
+__all__ = ["certificates", "cluster"]
+
+# restore_tar_archive_command of pve-container's PVE/LXC/Create.pm, and COMMON_TAR_FLAGS of pve-storage.
+RESTORE = (
+    *("tar", "xpf", "-", "--zstd", "--totals", "--one-file-system", "-p", "--sparse", "--numeric-owner", "--acls"),
+    *("--xattrs", "--xattrs-include=user.*", "--xattrs-include=security.capability", "--warning=no-file-ignored"),
+    *("--warning=no-xattr-write", "--skip-old-files", "--anchored", "--exclude", "./dev/*", "-C"),
+)
+DOCKER_MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKER_LAYER = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+
+
+def artefact(check_mode: bool = False, **params: t.Any) -> dict[str, t.Any]:
+    return run_module("oci_bundle", params, check_mode)
+
+
+def made(**params: t.Any) -> dict[str, t.Any]:
+    """Run the module: first in check mode, which tells the same; and again, which does nothing."""
+    predicted = artefact(check_mode=True, **params)
+    result = artefact(**params)
+    assert not result.get("failed"), result
+    for key in ("changed", "plan", "diff", "file_name", "key", "identity", "path", "volume"):
+        assert predicted[key] == result[key], key
+    again = artefact(**params)
+    assert (again["changed"], again["plan"], again["diff"]) == (False, [], [])
+    assert again["file_name"] == result["file_name"]
+    return result
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> str:
+    """A layout with an image that has what is hard to keep."""
+    xattrs = {"security.capability": CAPABILITY.decode("latin-1"), "user.note": "here"}
+    image = build(
+        busybox_layer(
+            entry("bin/ping", "x", mode=0o755, owner=(0, 7), xattrs=xattrs),
+            entry("bin/su", "x", mode=0o4755),
+            entry("dev/null", kind=tarfile.CHRTYPE, device=(1, 3)),
+            entry("srv/loop", kind=tarfile.BLKTYPE, device=(7, 0)),
+            entry("srv/fifo", kind=tarfile.FIFOTYPE),
+            entry("hard", kind=tarfile.LNKTYPE, link="bin/su"),
+            entry("name\nwith newline", "x"),
+            entry("-C", "x"),
+        ),
+        layer(directory("data", 0o700, (1000, 1000))),
+        config={"Cmd": ["sh"], "User": "app", "WorkingDir": "/work/dir", "Volumes": {"/data": {}, "/vol/ume": {}}},
+    )
+    return f"{image.write(tmp_path / 'layout')}:latest"
+
+
+def test_a_template(app: str, tmp_path: Path) -> None:
+    result = made(layout=app, format="lxc_template", path=str(tmp_path / "cache"), name="app")
+    assert os.listdir(tmp_path / "cache") == [result["file_name"]]
+    digest, key = result["identity"][7:19], result["key"][:12]
+    assert result["file_name"] == f"app_{digest}-{key}_amd64.tar.zst"
+    assert result["spec"]["process"]["args"] == ["sh"]
+    # As Proxmox unpacks it.
+    (tmp_path / "restored").mkdir()
+    with open(result["path"], "rb") as archive:
+        done = subprocess.run([*RESTORE, str(tmp_path / "restored")], stdin=archive, capture_output=True, check=True)
+    assert b"rror" not in done.stderr
+    made_bundle = run_module("oci_bundle", {"layout": app, "path": str(tmp_path / "bundle")})
+    assert made_bundle["changed"]
+    expected = listing(tmp_path / "bundle/rootfs")
+    del expected["dev/null"], expected["srv/loop"]
+    more = dict.fromkeys(("run", "vol", "vol/ume"), "drwxr-xr-x 0:0")
+    assert listing(tmp_path / "restored") == {**expected, **more}
+    ping = tmp_path / "restored/bin/ping"
+    assert os.getxattr(ping, "security.capability") == CAPABILITY
+    assert os.getxattr(ping, "user.note") == b"here"
+    assert (tmp_path / "restored/hard").stat().st_ino == (tmp_path / "restored/bin/su").stat().st_ino
+    assert int(ping.stat().st_mtime) == 1_700_000_000
+
+
+def test_a_template_has_the_same_bytes_each_time(app: str, tmp_path: Path) -> None:
+    contents = []
+    for place in ("one", "two", "three"):
+        result = made(layout=app, format="lxc_template", path=str(tmp_path / place))
+        contents.append(Path(result["path"]).read_bytes())
+    assert len(set(contents)) == 1
+
+
+def test_a_template_of_an_image_with_little_in_it(tmp_path: Path) -> None:
+    root = build(layer(entry("app", "x", mode=0o755)), config={"Cmd": ["/app"]}).write(tmp_path / "layout")
+    result = made(layout=str(root), format="lxc_template", path=str(tmp_path / "cache"))
+    listed = subprocess.run(["tar", "--zstd", "-tf", result["path"]], capture_output=True, text=True, check=True)
+    assert listed.stdout.split() == ["./", "./app", "./dev/", "./etc/", "./proc/", "./run/", "./sys/", "./tmp/"]
+
+
+def test_a_template_of_a_root_file_system(app: str, tmp_path: Path) -> None:
+    assert run_module("oci_bundle", {"layout": app, "path": str(tmp_path / "bundle")})["changed"]
+    params = {"rootfs": str(tmp_path / "bundle/rootfs"), "format": "lxc_template", "path": str(tmp_path / "cache")}
+    first = made(**params)
+    assert first["identity"].startswith("tree:")
+    (tmp_path / "bundle/rootfs/more").write_text("x")
+    assert made(**params)["file_name"] != first["file_name"]
+
+
+def test_another_working_directory_is_another_template(app: str, tmp_path: Path) -> None:
+    params = {"layout": app, "format": "lxc_template", "path": str(tmp_path / "cache")}
+    first = made(**params)
+    assert made(**params, process={"cwd": "/else"})["file_name"] != first["file_name"]
+    # What only matters to who runs it changes nothing in it.
+    assert artefact(**params, hostname="x")["changed"] is False
+
+
+def contents(path: str) -> tuple[list[str], dict[str, t.Any]]:
+    """The names in an archive as ``tar -tf`` prints them, and its index."""
+    listed = subprocess.run(["tar", "-tf", path], capture_output=True, text=True, check=True).stdout.splitlines()
+    with tarfile.open(path) as archive:
+        file = archive.extractfile("index.json")
+        assert file
+        return listed, json.load(file)
+
+
+def test_an_archive(tmp_path: Path) -> None:
+    images = {name: build(busybox_layer(entry("arch", name)), architecture=name) for name in ("amd64", "arm64")}
+    root = index(*((f"linux/{name}", image) for name, image in images.items())).write(tmp_path / "layout")
+    params = {"layout": str(root), "format": "oci_archive", "path": str(tmp_path / "cache")}
+    result = made(**params, platform="arm64")
+    names, document = contents(result["path"])
+    # archive_is_oci_format of pve-container's PVE/LXC/Create.pm.
+    blobs = {f"blobs/sha256/{digest[7:]}" for digest in images["arm64"].blobs}
+    assert names[:2] == ["oci-layout", "index.json"]
+    assert set(names[2:]) == blobs
+    assert len(names) == 2 + len(blobs)
+    [descriptor] = document["manifests"]
+    assert descriptor["digest"] == images["arm64"].digest == result["identity"]
+    assert descriptor["platform"] == {"os": "linux", "architecture": "arm64"}
+    assert images["arm64"].digest[7:19] in result["file_name"]
+    assert result["file_name"].endswith("_arm64.tar")
+    # It is the image, also for others.
+    copied = [
+        "skopeo",
+        "--insecure-policy",
+        "--override-arch=arm64",
+        "inspect",
+        "--raw",
+        f"oci-archive:{result['path']}",
+    ]
+    raw = subprocess.run(copied, capture_output=True, check=True).stdout
+    assert f"sha256:{hashlib.sha256(raw).hexdigest()}" == images["arm64"].digest
+
+
+def test_an_archive_of_an_image_of_docker(tmp_path: Path) -> None:
+    image = build(busybox_layer(), layer_type=DOCKER_LAYER, manifest={"mediaType": DOCKER_MANIFEST})
+    params = {"layout": str(image.write(tmp_path / "layout")), "format": "oci_archive", "path": str(tmp_path / "cache")}
+    result = made(**params)
+    # The name has the digest of what it is made of; what is in it was converted.
+    assert result["identity"] == image.digest
+    _names, document = contents(result["path"])
+    [descriptor] = document["manifests"]
+    assert descriptor["mediaType"] == "application/vnd.oci.image.manifest.v1+json"
+
+
+def test_a_root_file_system_makes_no_archive(tmp_path: Path) -> None:
+    result = artefact(rootfs="/", format="oci_archive", path=str(tmp_path))
+    assert result["failure"]["code"] == "invalid_option"
+    assert artefact(format="oci_archive", path=str(tmp_path), spec_only=True)["failure"]["code"] == "invalid_option"
+
+
+# ------------------------------------------------------------------------------------------------------- storages
+
+CONTENT = "GET /nodes/pve1/storage/local/content"
+UPLOAD = "POST /nodes/pve1/storage/local/upload"
+
+
+def target(cluster: Simulator, **more: t.Any) -> dict[str, t.Any]:
+    return {**cluster.options, "node": "pve1", "storage": "local", **more}
+
+
+@pytest.mark.parametrize("form", ["lxc_template", "oci_archive"])
+@pytest.mark.parametrize("keep", [False, True])
+def test_an_upload(cluster: Simulator, app: str, tmp_path: Path, form: str, keep: bool) -> None:
+    place = {"path": str(tmp_path / "cache")} if keep else {}
+    params = {"layout": app, "format": form, "upload": target(cluster), **place}
+    result = artefact(check_mode=True, **params)
+    assert (result["changed"], cluster.requests.lines) == (True, [CONTENT])
+    assert not (tmp_path / "cache").exists()
+    cluster.requests.clear()
+    result = artefact(**params)
+    assert result["volume"] == f"local:vztmpl/{result['file_name']}", result
+    assert [change["key"] for change in result["plan"]] == (["file", "volume"] if keep else ["volume"])
+    assert cluster.requests.lines[:2] == [CONTENT, UPLOAD]
+    assert set(cluster.requests.lines[2:]) == {"GET /nodes/pve1/tasks"}
+    sent = cluster.call(lambda running: running.uploaded)
+    assert sent["filename"] == result["file_name"]
+    assert sent["checksum"] == hashlib.sha256(sent["data"]).hexdigest()
+    assert sent["checksum-algorithm"] == "sha256"
+    assert (tmp_path / "cache").exists() is keep
+    if keep:
+        assert Path(result["path"]).read_bytes() == sent["data"]
+    cluster.requests.clear()
+    assert artefact(**params)["changed"] is False
+    assert cluster.requests.lines == [CONTENT]
+    assert not [name for name in os.listdir("/var/tmp") if name.startswith("lxcri-")]
+
+
+def test_uploads_that_are_refused(cluster: Simulator, app: str) -> None:
+    params = {"layout": app, "format": "oci_archive"}
+    result = artefact(**params, upload=target(cluster, storage="nowhere"))
+    assert result["failure"]["code"] == "storage_missing", result
+    result = artefact(**params, upload=target(cluster, storage="local-zfs"))
+    assert result["failure"]["code"] in ("storage_unsuitable", "api_error"), result
+    result = artefact(**params, upload=target(cluster, api_token_secret="wrong"))
+    assert result["failure"]["code"] == "authentication_failed", result
+    result = artefact(**params, upload={"node": "pve1", "storage": "local"})
+    assert result["failure"]["code"] == "invalid_option", result
+
+
+PVESH = """#!/usr/bin/python3
+import json, os, sys
+words = sys.argv[1:]
+with open(os.environ["PVESH_LOG"], "a") as log:
+    options = dict(zip(words[2::2], words[3::2]))
+    data = ""
+    if "--tmpfilename" in options:
+        data = open(options["--tmpfilename"], "rb").read().hex()
+    log.write(json.dumps([words, data]) + "\\n")
+if words[0] == "get":
+    print("[]")
+elif os.environ.get("PVESH_FAIL"):
+    sys.exit(os.environ["PVESH_FAIL"])
+"""
+
+
+def test_an_upload_on_the_node_itself(app: str, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/pvesh").write_text(PVESH)
+    (tmp_path / "bin/pvesh").chmod(0o755)
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PVESH_LOG": str(tmp_path / "log")}
+    params = {
+        "layout": app,
+        "format": "oci_archive",
+        "path": str(tmp_path / "cache"),
+        "upload": {"api_backend": "local", "node": "pve1", "storage": "local"},
+    }
+    result = run_module("oci_bundle", params, env=environment)
+    assert result.get("changed"), result
+    words, data = json.loads((tmp_path / "log").read_text().splitlines()[-1])
+    options = dict(zip(words[2::2], words[3::2]))
+    assert words[:2] == ["create", "/nodes/pve1/storage/local/upload"]
+    # The pattern of the parameter in PVE/API2/Storage/Status.pm.
+    assert options["--tmpfilename"].startswith("/var/tmp/pveupload-")
+    assert not os.path.exists(options["--tmpfilename"])
+    assert options["--filename"] == result["file_name"]
+    assert bytes.fromhex(data) == Path(result["path"]).read_bytes()
+    assert options["--checksum"] == hashlib.sha256(bytes.fromhex(data)).hexdigest()
+    failed = run_module("oci_bundle", params, env={**environment, "PVESH_FAIL": "something odd"})
+    assert failed["failure"]["code"] == "upload_failed", failed
+    assert "something odd" in failed["msg"]

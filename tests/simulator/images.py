@@ -1,0 +1,157 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""OCI images: pulled from a registry or uploaded, and made containers of, as pve-storage and pve-container do it."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shlex
+import tarfile
+import typing as t
+
+from aiohttp import web
+from fakepve.lxc import split_props
+from fakepve.model import PveError, TaskError
+
+from .containers import Containers
+from .tasks import log
+
+Config = t.Mapping[str, t.Any]
+
+
+def is_oci_archive(data: bytes) -> bool:
+    """archive_is_oci_format of PVE/LXC/Create.pm, which reads what `tar -tf` lists."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+            names = archive.getnames()
+    except tarfile.TarError:
+        return False
+    return "oci-layout" in names and "index.json" in names and any(name.startswith("blobs/") for name in names)
+
+
+def config_of(data: bytes) -> Config:
+    """The image configuration in an archive: that of the first manifest."""
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+
+        def read(name: str) -> t.Any:
+            handle = archive.extractfile(name)
+            assert handle is not None
+            return json.loads(handle.read())
+
+        manifest = read("blobs/sha256/" + read("index.json")["manifests"][0]["digest"][7:])
+        return t.cast("Config", read("blobs/sha256/" + manifest["config"]["digest"][7:]))
+
+
+class Images(Containers):
+    """Adds what fakepve accepts without effect."""
+
+    def __init__(self, *args: t.Any, **options: t.Any) -> None:
+        super().__init__(*args, **options)
+        # What nodes find at registries: image configurations by reference.
+        self.registry: dict[str, Config] = {}
+        # Image configurations by the volume that holds them.
+        self.images: dict[str, Config] = {}
+        # Raw lines of containers, by vmid.
+        self.raw_lines: dict[int, list[list[str]]] = {}
+        # How long a pull takes.
+        self.ct_secs.update(pull=2)
+
+    def _routes_images(self) -> list[tuple[str, str, t.Any]]:
+        return [("POST", "/nodes/{node}/storage/{storage}/oci-registry-pull", self._pull)]
+
+    async def _pull(self, v: dict[str, t.Any], user: str) -> str:
+        """oci_registry_pull of PVE/API2/Storage/Status.pm (oci-018 to 032)"""
+        sid, node = v["storage"], v["node"]
+        store = self.storages.get(sid)
+        if store is None:
+            raise PveError(500, f"storage '{sid}' does not exist")
+        if not store.get("path"):
+            raise PveError(500, f"can't upload to storage type '{store['type']}', not a file based storage!")
+        if "vztmpl" not in str(store.get("content", "")).split(","):
+            raise PveError(500, f"storage '{sid}' is not configured for content-type 'vztmpl'")
+        reference = v["reference"]
+        plain = re.sub(r"[^a-zA-Z0-9_.-]", "_", re.sub(r"^.*[/\\]", "", v.get("filename") or reference))
+        name = f"{plain}.tar"
+        if self.volume(f"{sid}:vztmpl/{name}") is not None:
+            raise PveError(500, f"refusing to override existing file '{name}'")
+
+        async def body() -> None:
+            await self.pause(self.ct_secs["pull"])
+            if reference not in self.registry:
+                command = f"skopeo copy docker://{reference} oci-archive:/var/lib/vz/template/cache/{name}.tmp.5068"
+                log(f'level=fatal msg="initializing source docker://{reference}: manifest unknown"')
+                raise TaskError(f"command '{command}' failed: exit code 1")
+            self.store_file(sid, name, 2**20, "vztmpl")
+            self.images[f"{sid}:vztmpl/{name}"] = self.registry[reference]
+
+        return await self.task(node, "ociregistrypull", name, user, body)
+
+    async def _upload(self, request: web.Request) -> web.StreamResponse:
+        answer = await super()._upload(request)
+        fields = self.uploaded or {}
+        volume = f"{request.match_info['storage']}:vztmpl/{fields.get('filename')}"
+        if str(fields.get("filename")).endswith(".tar") and is_oci_archive(fields.get("data") or b""):
+            self.images[volume] = config_of(fields["data"])
+        return t.cast("web.StreamResponse", answer)
+
+    async def _unpack(
+        self,
+        ct: t.Any,
+        archive: str,
+        storage: str,
+        options: dict[str, t.Any],
+        mounts: dict[str, str],
+        unprivileged: t.Any,
+        v: dict[str, t.Any],
+    ) -> dict[str, t.Any]:
+        config = await super()._unpack(ct, archive, storage, options, mounts, unprivileged, v)
+        self.raw_lines.pop(ct.vmid, None)
+        if archive in self.images and not v.get("restore"):
+            log("Detected OCI archive")
+            self._import(ct.vmid, config, self.images[archive].get("config") or {})
+        return config
+
+    def _import(self, vmid: int, config: dict[str, t.Any], image: Config) -> None:
+        """restore_oci_archive of PVE/LXC/Create.pm"""
+        lines = self.raw_lines.setdefault(vmid, [])
+        for key in ("User", "WorkingDir", "StopSignal"):
+            _check(key, [image[key]] if image.get(key) else [])
+        words = [*_check("Entrypoint", image.get("Entrypoint")), *_check("Cmd", image.get("Cmd"))]
+        config["ostype"] = "unmanaged"
+        if words and words[0] != "/sbin/init":
+            config["entrypoint"] = " ".join(
+                word if re.fullmatch(r"[\w!%+,\-./:=@^]+", word) else shlex.quote(word) for word in words
+            )
+            config["cmode"] = "console"
+            for key in [key for key in config if re.fullmatch(r"net\d+", key)]:
+                if "host-managed" not in split_props(config[key])[1]:
+                    log(f"Auto-Enabling host-managed network for network device {key}.")
+                    config[key] += ",host-managed=1"
+        if image.get("User"):
+            uid, _colon, gid = str(image["User"]).partition(":")
+            lines.append(["lxc.init.uid", uid if uid.isdigit() else "101"])
+            lines.append(["lxc.init.gid", gid if gid.isdigit() else "101"])
+        if image.get("WorkingDir"):
+            lines.append(["lxc.init.cwd", image["WorkingDir"]])
+        if image.get("Env"):
+            first, *rest = "\0".join(_check("Env", image["Env"])).split("\n")
+            config["env"] = first
+            # What follows a line break is a line of the file.
+            lines.extend([key.strip(), value.strip()] for key, _colon, value in (line.partition(":") for line in rest))
+        lines.append(["lxc.signal.halt", image.get("StopSignal") or "SIGTERM"])
+
+    async def _lxc_config_get(self, user: str, v: dict[str, t.Any]) -> dict[str, t.Any]:
+        config = await super()._lxc_config_get(user, v)
+        lines = self.raw_lines.get(int(v["vmid"]))
+        return {**config, "lxc": lines} if lines and not v.get("snapshot") else config
+
+
+def _check(key: str, values: t.Sequence[str] | None) -> list[str]:
+    for value in values or ():
+        # Its class of characters lacks a digit: line breaks pass.
+        if re.search(r"[\x00-\x08\x10-\x1F\x7F]", value):
+            raise TaskError(f"OCI config value for '{key}' contains forbidden control characters!")
+    return list(values or ())

@@ -1,0 +1,269 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Containers of images: the note in the description, how an image comes to a storage, and what it becomes."""
+
+from __future__ import annotations
+
+import typing as t
+
+import pytest
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import image
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.cluster import Guest
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import Artefact, Found, ImageSpec, Mark
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image_source import find_holder
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import HOLDER, Actual
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.recreate import (
+    Journal,
+    holder_name,
+    journal_of,
+    kept_config,
+    new_config,
+)
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import declare
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.reference import parse_reference
+from hypothesis import given
+from hypothesis import strategies as st
+
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+OTHER = "sha256:" + "f" * 64
+NGINX = "docker.io/library/nginx:1.29"
+
+marks = st.builds(
+    Mark,
+    st.sampled_from([NGINX, "localhost:5000/a--b/c:1", f"ghcr.io/x@{DIGEST}"]),
+    st.just(DIGEST),
+    st.lists(st.from_regex(r"[A-Za-z0-9_]+", fullmatch=True), unique=True).map(tuple),
+    st.one_of(st.none(), st.integers(100, 10**9), st.just(HOLDER)),
+)
+
+
+def spec(reference: str = NGINX, **options: t.Any) -> ImageSpec:
+    return ImageSpec(parse_reference(reference), **options)
+
+
+def found(**process: t.Any) -> Found:
+    return Found(DIGEST, {"architecture": "amd64", "os": "linux", "config": process})
+
+
+def artefact(method: str = "registry", able: bool = True, **process: t.Any) -> Artefact:
+    return Artefact(spec(), found(**process), "pve1", method, "local:vztmpl/x.tar", True, able)
+
+
+# --------------------------------------------------------------------------------------------------------- the note
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=200), marks)
+def test_the_note_is_read_back_and_leaves_the_text_alone(text: str, mark: Mark) -> None:
+    described = image.with_mark(text, mark)
+    assert image.mark_of(described) == mark
+    assert image.mark_of(described + "\n") == mark
+    assert image.without_mark(described) == text.strip("\n")
+    assert image.with_mark(described, mark) == described
+
+
+@pytest.mark.parametrize(
+    "text",
+    [None, "", "Shop", "<!-- a comment -->", f"<!-- lxcri.proxmox image=x digest={DIGEST[:-1]} -->"],
+)
+def test_what_is_no_note(text: t.Any) -> None:
+    assert image.mark_of(text) is None
+
+
+# ------------------------------------------------------------------------------------------------------------ methods
+
+
+@pytest.mark.parametrize(
+    ("options", "version", "method"),
+    [
+        ({}, (9, 2), "registry"),
+        ({}, (9, 1), "registry"),
+        ({}, (9, 0), "template"),
+        ({}, (8, 4), "template"),
+        ({"username": "u", "password": "p"}, (9, 2), "upload"),
+        ({"token": "x"}, (9, 2), "upload"),
+        ({"auth_file": "/x"}, (9, 2), "upload"),
+        ({"ca_path": "/x"}, (9, 2), "upload"),
+        ({"platform": "linux/arm64"}, (9, 2), "upload"),
+        ({"validate_certs": False}, (9, 2), "upload"),
+        ({"reference": f"nginx@{DIGEST}"}, (9, 2), "upload"),
+        ({"reference": f"nginx:1.29@{DIGEST}"}, (9, 2), "upload"),
+        ({"reference": "[::1]:5000/nginx:1"}, (9, 2), "upload"),
+        ({"reference": "localhost:5000/a__b/c.d-e:1"}, (9, 2), "registry"),
+        ({"method": "upload"}, (9, 2), "upload"),
+        ({"method": "template"}, (9, 2), "template"),
+    ],
+)
+def test_the_way_to_the_storage(options: dict[str, t.Any], version: tuple[int, ...], method: str) -> None:
+    assert image.choose_method(spec(**options), version) == method
+
+
+@pytest.mark.parametrize(
+    ("text", "version"), [("9.2.11", (9, 2)), ("8.4-1", (8, 4)), ("10.0~beta", (10, 0)), (None, ())]
+)
+def test_versions(text: t.Any, version: tuple[int, ...]) -> None:
+    assert image.parse_version(text) == version
+
+
+def test_names_of_templates() -> None:
+    stem = image.file_stem(parse_reference("localhost:5000/a/nginx:1"), DIGEST)
+    assert stem == "localhost_5000_a_nginx_1_0123456789abcdef0123456789abcdef"
+    assert image.file_stem(parse_reference("ghcr.io/" + "a" * 200 + ":1"), DIGEST).count("a") < 130
+    names = {
+        image.file_stem(parse_reference(reference), digest)
+        for reference in ("a.io/x/nginx:1", "b.io/x/nginx:1", "a.io/x/nginx:2", f"a.io/x/nginx@{DIGEST}")
+        for digest in (DIGEST, OTHER)
+    }
+    assert len(names) == 8
+
+
+# --------------------------------------------------------------------------------------------------------- differences
+
+
+@pytest.mark.parametrize(
+    ("reference", "pull", "made", "now", "asks", "other"),
+    [
+        (NGINX, "missing", Mark(NGINX, DIGEST), None, False, False),
+        (NGINX, "newer", Mark(NGINX, DIGEST), DIGEST, True, False),
+        (NGINX, "newer", Mark(NGINX, DIGEST), OTHER, True, True),
+        ("nginx:2", "missing", Mark(NGINX, DIGEST), OTHER, True, True),
+        ("nginx:2", "missing", Mark(NGINX, DIGEST), DIGEST, True, False),
+        ("nginx:2", "missing", Mark(NGINX, DIGEST), None, True, True),
+        (f"nginx@{DIGEST}", "newer", Mark(NGINX, DIGEST), None, False, False),
+        (f"nginx@{OTHER}", "missing", Mark(NGINX, DIGEST), OTHER, True, True),
+        # A digest of an index, of which the container is one platform.
+        (f"nginx@{OTHER}", "missing", Mark(NGINX, DIGEST), DIGEST, True, False),
+        (f"nginx@{OTHER}", "newer", Mark(f"docker.io/library/nginx@{OTHER}", DIGEST), None, False, False),
+        (NGINX, "newer", None, None, False, True),
+    ],
+)
+def test_whether_it_is_another_image(
+    reference: str, pull: str, made: Mark | None, now: str | None, asks: bool, other: bool
+) -> None:
+    wanted = spec(reference, pull=pull)
+    assert image.must_ask(wanted, made) is asks
+    assert image.differs(wanted, made, now) is other
+
+
+# ------------------------------------------------------------------------------------------------------------ contents
+
+
+def test_what_proxmox_makes_of_an_image() -> None:
+    texts = image.import_texts(found(Entrypoint=["/e.sh"], Cmd=["a b", "c'd", "x=y"], Env=["A=1", "B=2"]))
+    assert texts == {"entrypoint": """/e.sh 'a b' 'c'"'"'d' x=y""", "cmode": "console", "env": "A=1\0B=2"}
+    assert image.import_texts(found(Entrypoint=["/sbin/init", "x"])) == {}
+    config = image.imported({"net0": "name=eth0", "net1": "name=eth1,host-managed=0", "memory": 64}, found(Cmd=["sh"]))
+    assert config == {
+        "net0": "name=eth0,host-managed=1",
+        "net1": "name=eth1,host-managed=0",
+        "memory": 64,
+        "entrypoint": "sh",
+        "cmode": "console",
+    }
+
+
+def test_losses_by_method() -> None:
+    process = {
+        "Cmd": ["sh"],
+        "Env": ["A=1"],
+        "User": "app",
+        "WorkingDir": "/srv",
+        "Healthcheck": {"Test": ["CMD", "x"]},
+    }
+    keys = {}
+    for method, able in (("registry", True), ("template", True), ("template", False)):
+        made = artefact(method, able, **process)
+        keys[method, able] = [loss["key"] for loss in image.losses(image.mapped(spec(), made.found), made)]
+    assert keys["registry", True] == ["Healthcheck"]
+    assert keys["template", True] == ["User", "Healthcheck", "lxc.init.cwd", "lxc.signal.halt"]
+    assert keys["template", False] == [*keys["template", True], "lxc.init.cmd", "lxc.environment"]
+
+
+# ---------------------------------------------------------------------------------------------------------- recreation
+
+OLD = Actual(
+    201,
+    "pve1",
+    current={
+        "hostname": "web-1",
+        "rootfs": "local-zfs:subvol-201-disk-0,mountoptions=noatime,size=4G",
+        "mp0": "tank:subvol-201-disk-1,mp=/data,size=1G",
+        "mp1": "/srv,mp=/srv",
+        "unused0": "tank:subvol-201-disk-2",
+        "net0": "name=eth0,bridge=vmbr0,hwaddr=BC:24:11:00:00:01,type=veth",
+        "net1": "name=eth1,bridge=vmbr0,hwaddr=BC:24:11:00:00:02,type=veth",
+        "cores": 2,
+        "entrypoint": "/old",
+        "env": "A=1",
+        "cmode": "console",
+        "ostype": "alpine",
+        "arch": "amd64",
+        "description": "Shop --> <b>\n",
+        "unprivileged": 1,
+        "tags": "a;b",
+    },
+)
+
+
+def test_a_journal_is_read_back() -> None:
+    journal = kept_config(OLD, "prod")
+    assert journal_of(f"Holds it.\n\n{journal}\n") == journal
+    assert not {"rootfs", "mp1", "net0", "cores", "tags"} - set(journal.config)
+    assert not {"mp0", "unused0", "entrypoint", "env", "cmode", "ostype", "arch"} & set(journal.config)
+    assert journal_of("<!-- lxcri.proxmox journal={} -->") is None
+    assert journal_of("Notes") is None
+
+
+def test_the_new_one_has_what_the_old_one_had() -> None:
+    declared = declare(
+        {
+            "vmid": 201,
+            "networks": [{"name": "eth0", "bridge": "vmbr1"}],
+            "mounts": [{"mp": "/data", "storage": "tank", "size": "1G"}],
+            "cores": 4,
+            "unset": ["tags"],
+        }
+    )
+    config = new_config(declared, kept_config(OLD, None))
+    assert config["net0"] == {"hwaddr": "BC:24:11:00:00:01", "name": "eth0", "bridge": "vmbr1"}
+    assert config["cores"] == 4
+    assert "net1" not in config and "tags" not in config and "mp0" not in config
+    # A path of the node is no volume; but the mounts are declared as a whole.
+    assert "mp1" not in config
+    assert config["rootfs"] == {"volume": "local-zfs:", "mountoptions": ("noatime",), "size": 4 << 30}
+    declared = declare({"vmid": 201, "rootfs": {"storage": "tank", "size": "2G"}})
+    assert new_config(declared, kept_config(OLD, None))["rootfs"] == {"volume": "tank:", "size": 2 << 30}
+
+
+def test_a_root_of_no_known_size() -> None:
+    journal = Journal(201, {"rootfs": "local-zfs:subvol-201-disk-0"})
+    with pytest.raises(Failure) as caught:
+        new_config(declare({"vmid": 201}), journal)
+    assert caught.value.code == "invalid_option"
+
+
+def test_the_holder_is_found_again() -> None:
+    def holder(vmid: int, of: int, **config: t.Any) -> Actual:
+        text = f"Holds.\n\n{Journal(of, {})}"
+        return Actual(vmid, "pve1", current={"hostname": holder_name(of, "web-1"), "description": text, **config})
+
+    there = {
+        301: holder(301, 201),
+        302: holder(302, 201, mp0="tank:subvol-302-disk-0,mp=/x,size=1G"),
+        303: holder(303, 202),
+        304: Actual(304, "pve1", current={"hostname": "recreate-201-web-1"}),
+    }
+    guests = [Guest(vmid, "lxc", "pve1", name=actual.hostname) for vmid, actual in there.items()]
+    guests += [Guest(400, "lxc", "pve1", name="web-2"), Guest(401, "qemu", "pve1", name="recreate-201-web-1")]
+
+    def find(vmid: int | None, hostname: str | None, known: int | None = None) -> int | None:
+        actual = find_holder(guests, lambda _node, number: there.get(number), vmid, hostname, known)
+        return actual.vmid if actual else None
+
+    assert find(201, "web-1") == 302
+    assert find(None, "web-1") == 302
+    assert find(201, "web-1", 301) == 301
+    assert find(202, None) == 303
+    assert find(203, None) is None
+    assert find(None, "web-9") is None

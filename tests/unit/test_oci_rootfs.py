@@ -1,0 +1,140 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Looking into a root file system, and out of none."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.upload import Form
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.rootfs import Rootfs, find_user, resolve_user
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.runtime_spec import ResolvedUser
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.unpack import mounts_below
+
+PASSWD = "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/:\n7:x:8:9::/:\nbad line\nx:y\nbig:x:99999999999:1::/:\n"
+GROUP = "root:x:0:\nadm:x:4:root,app\nextra:x:2000:app, other\nwheel:x:10\n:x:5:app\n"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "user"),
+    [
+        ("", ResolvedUser(0, 0, (4,))),
+        ("root", ResolvedUser(0, 0, (4,))),
+        ("0", ResolvedUser(0, 0, (4,))),
+        ("app", ResolvedUser(1000, 1001, (4, 2000))),
+        ("1000", ResolvedUser(1000, 1001, (4, 2000))),
+        ("1234", ResolvedUser(1234, 0)),
+        ("1234:5678", ResolvedUser(1234, 5678)),
+        ("app:wheel", ResolvedUser(1000, 10)),
+        ("app:77", ResolvedUser(1000, 77)),
+        ("app:", ResolvedUser(1000, 1001, (4, 2000))),
+        # A name goes before a number.
+        ("7", ResolvedUser(8, 9)),
+    ],
+)
+def test_users(wanted: str, user: ResolvedUser) -> None:
+    assert resolve_user(wanted, PASSWD, GROUP) == user
+
+
+@pytest.mark.parametrize("wanted", ["nobody", "app:nobody", "-1", "99999999999", "big", "app:-1", "\u0661", "0:\u0661"])
+def test_unknown_users(wanted: str) -> None:
+    with pytest.raises(Failure) as caught:
+        resolve_user(wanted, PASSWD, GROUP)
+    assert caught.value.code == "user_unknown"
+
+
+@pytest.fixture
+def rootfs(tmp_path: Path) -> Rootfs:
+    (tmp_path / "passwd").write_text("outside:x:1:1::/:\n")
+    (tmp_path / "root/etc").mkdir(parents=True)
+    (tmp_path / "root/etc/real").write_text("inside:x:5:6::/:\n")
+    return Rootfs(str(tmp_path / "root"))
+
+
+@pytest.mark.parametrize(
+    "target", ["/etc/real", "real", "../etc/real", "../../../../etc/real", "/../etc/./real", "/etc/../etc/real"]
+)
+def test_links_are_followed_inside(rootfs: Rootfs, target: str) -> None:
+    Path(rootfs.path, "etc/passwd").symlink_to(target)
+    assert find_user(rootfs, "inside") == ResolvedUser(5, 6)
+
+
+@pytest.mark.parametrize("target", ["../../passwd", "/passwd", "passwd", "/etc", "/etc/real/x", "/dev/zero"])
+def test_nothing_leads_outside(rootfs: Rootfs, target: str) -> None:
+    Path(rootfs.path, "etc/passwd").symlink_to(target)
+    assert rootfs.read("/etc/passwd") is None
+    with pytest.raises(Failure):
+        find_user(rootfs, "outside")
+
+
+def test_a_directory_that_is_a_link(rootfs: Rootfs, tmp_path: Path) -> None:
+    (tmp_path / "root/etc").rename(tmp_path / "root/config")
+    Path(rootfs.path, "etc").symlink_to("/config")
+    assert rootfs.read("/etc/real")
+    Path(rootfs.path, "etc").unlink()
+    Path(rootfs.path, "etc").symlink_to(tmp_path)
+    assert rootfs.read("/etc/passwd") is None
+
+
+def test_what_is_no_file_is_not_read(rootfs: Rootfs) -> None:
+    # A FIFO would hang.
+    os.mkfifo(Path(rootfs.path, "etc/passwd"))
+    assert rootfs.read("/etc/passwd") is None
+    assert rootfs.read("/") is None
+
+
+def test_directories_are_made_inside(rootfs: Rootfs, tmp_path: Path) -> None:
+    Path(rootfs.path, "out").symlink_to(tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert rootfs.make_directory("/out/../made/here", 0o700)
+    assert not rootfs.make_directory("/out/../made/here")
+    assert rootfs.make_directory("../../up")
+    assert rootfs.make_directory("/out/x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert Path(rootfs.path, "up").is_dir()
+    assert Path(rootfs.path + str(tmp_path), "x").is_dir()
+
+
+@pytest.mark.parametrize("name", ["/etc/real", "/etc/real/below", "/loop/x"])
+def test_directories_that_cannot_be(rootfs: Rootfs, name: str) -> None:
+    Path(rootfs.path, "loop").symlink_to("loop")
+    with pytest.raises(Failure) as caught:
+        rootfs.make_directory(name)
+    assert caught.value.code == "not_a_directory"
+
+
+def test_mounts() -> None:
+    text = (
+        "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
+        "23 22 0:5 / /a/b rw - proc proc rw\n"
+        "24 22 0:5 / /a/b\\040c/d rw - proc proc rw\n"
+        "25 22 0:5 / /a/bb rw - proc proc rw\n"
+    )
+    assert mounts_below("/a/b", text) == ["/a/b"]
+    assert mounts_below("/a/b c", text) == ["/a/b c/d"]
+    assert mounts_below("/x", text) == []
+
+
+def test_a_form_is_read_in_pieces(tmp_path: Path) -> None:
+    data = b"x" * (5 << 19)
+    (tmp_path / "file").write_bytes(data)
+    with Form(str(tmp_path / "file"), "a.tar", {"content": "vztmpl"}) as form:
+        pieces = list(form)
+    with Form(str(tmp_path / "file"), "a.tar", {"content": "vztmpl"}) as form:
+        together = io.BytesIO()
+        while piece := form.read(16384):
+            assert len(piece) <= 16384
+            together.write(piece)
+    assert max(map(len, pieces)) <= 1 << 20
+    whole = b"".join(pieces)
+    assert len(whole) == len(together.getvalue()) == len(form)
+    boundary = whole.split(b"\r\n")[0]
+    first, second, end = [*whole.split(boundary + b"\r\n")[1:], whole[-len(boundary) - 6 :]]
+    assert first == b'Content-Disposition: form-data; name="content"\r\n\r\nvztmpl\r\n'
+    assert data in second
+    assert end == b"\r\n" + boundary + b"--\r\n"
