@@ -19,7 +19,7 @@ set -e
 for id in $(seq 301 %d); do
     zfs create -o refquota=100M rpool/data/subvol-$id-disk-0
     cp -a /rpool/data/subvol-103-disk-0/. /rpool/data/subvol-$id-disk-0/
-    { echo "arch: amd64"; echo "hostname: c$id"; echo "rootfs: local-zfs:subvol-$id-disk-0,size=100M"; } >/etc/pve/lxc/$id.conf
+    printf '%%s\n' "arch: amd64" "hostname: c$id" "rootfs: local-zfs:subvol-$id-disk-0,size=100M" >/etc/pve/lxc/$id.conf
     pct start $id
 done
 """
