@@ -15,10 +15,11 @@ REPEATS = 5
 MARK_BEGIN, MARK_END = "<!-- measured by dev/bench: begin -->", "<!-- measured by dev/bench: end -->"
 # Containers that run, each with a root file system of its own.
 _POPULATE = """
+set -e
 for id in $(seq 301 %d); do
     zfs create -o refquota=100M rpool/data/subvol-$id-disk-0
     cp -a /rpool/data/subvol-103-disk-0/. /rpool/data/subvol-$id-disk-0/
-    { echo "hostname: c$id"; echo "rootfs: local-zfs:subvol-$id-disk-0,size=100M"; } >/etc/pve/lxc/$id.conf
+    printf '%%s\n' "arch: amd64" "hostname: c$id" "rootfs: local-zfs:subvol-$id-disk-0,size=100M" >/etc/pve/lxc/$id.conf
     pct start $id
 done
 """

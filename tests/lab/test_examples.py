@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 from ansible_collections.lxcri.proxmox.tests.lab.machine import ROOT, Machine
+from ansible_collections.lxcri.proxmox.tests.lab.support import checkpoint
 
 RUNTIME = yaml.safe_load((ROOT / "meta/runtime.yml").read_text(encoding="utf-8"))
 MODULES = sorted(
@@ -24,6 +25,10 @@ MODULES = sorted(
 )
 # Examples that do what they say every time.
 NOT_IDEMPOTENT = {"One more, and a week of days kept", "Back to it"}
+# What somebody does before an example.
+BEFORE = {
+    "Overwrite a replica to which somebody has written": "zfs snapshot backup/replica/rpool/data/subvol-101-disk-0@test"
+}
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -35,11 +40,18 @@ def test_the_examples_of_a_module(machine: Machine, module: str, tmp_path: Path)
     assert own, f"{module} has no examples"
     tasks: list[dict[str, t.Any]] = []
     for entry in shown:
+        if entry["name"] in BEFORE:
+            tasks.append({"name": f"before: {entry['name']}", "ansible.builtin.command": BEFORE[entry["name"]]})
         if entry["name"] in own:
             tasks.append({**entry, "name": f"check: {entry['name']}", "check_mode": True, "diff": True})
         tasks.append(entry)
         if entry["name"] in own:
             tasks.append({**entry, "name": f"again: {entry['name']}"})
+    if module == "zfs_replica":
+        # The other node is this one, and there is something to replicate.
+        machine.run("echo 127.0.0.1 pve2 >>/etc/hosts; ssh-keyscan pve2 >>/root/.ssh/known_hosts 2>/dev/null")
+        machine.run("zfs create -o canmount=off rpool/replica")
+        checkpoint(machine, vmids=["101", "102"], name="one")
     results = play(machine, tasks, tmp_path)
     for name in own:
         assert results[name]["changed"] == results[f"check: {name}"]["changed"], name

@@ -108,9 +108,9 @@ def test_installed_run_and_removed(machine: Machine, tmp_path: Path) -> None:
     assert "locked" in machine.run(f"journalctl -u {UNIT} -p err -o cat").stdout
     machine.run("sed -i '/^lock:/d' /etc/pve/lxc/102.conf")
 
-    # Killed as a whole, with the guard: what it had frozen is thawed even so.
+    # What a killed run had frozen is thawed even when its guard is gone too.
     machine.run("mkdir -p /run/lxcri/frozen; touch /run/lxcri/frozen/101; lxc-freeze -n 101")
-    machine.run(f"systemctl start --no-block {UNIT}.service; sleep 0.3; systemctl kill -s KILL {UNIT}.service")
+    machine.run(f"systemctl start --no-block {UNIT}.service; sleep 0.3; systemctl kill --kill-whom=main -s KILL {UNIT}")
     assert running(machine, "101", 60)
 
     # A wrong policy does not replace the right one.

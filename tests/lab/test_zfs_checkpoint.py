@@ -247,29 +247,6 @@ def test_plain_lxc(machine: Machine) -> None:
     refused(machine, "container_missing", vmids=["nobody"])
 
 
-def test_other_methods(machine: Machine) -> None:
-    """What is not on ZFS: a snapshot of Proxmox where it can take one, else a backup. The reasons are told."""
-    machine.run(
-        "mkdir -p /var/lib/vz/images/110 && echo data >/var/lib/vz/images/110/file && "
-        "printf 'arch: amd64\\nhostname: dir\\nrootfs: local:110/vm-110-disk-0.raw,size=1G\\n' >/etc/pve/lxc/110.conf"
-    )
-    machine.write("/usr/local/bin/pvesh", "#!/bin/sh\necho '{}'\n", 0o755)
-    result = only(checkpoint(machine, vmids=["110"], name="one"))
-    assert result["method"] == "vzdump"
-    assert any("dir" in reason for reason in result["reasons"])
-    archive = result["checkpoint"]["archive"]
-    assert machine.run(["test", "-s", archive]).rc == 0
-    assert not checkpoint(machine, vmids=["110"], name="one")["changed"]
-    checkpoint(machine, vmids=["110"], name="one", state="absent")
-    assert machine.run(["test", "-e", archive], check=False).rc == 1
-    machine.write("/usr/local/bin/pvesh", "#!/bin/sh\necho '{\"hasFeature\":1}'\n", 0o755)
-    result = only(checkpoint(machine, vmids=["110"], name="two"))
-    assert result["method"] == "snapshot"
-    assert "[two]" in machine.read("/etc/pve/lxc/110.conf")
-    checkpoint(machine, vmids=["110"], name="two", state="absent")
-    assert "[two]" not in machine.read("/etc/pve/lxc/110.conf")
-
-
 def test_memory(machine: Machine) -> None:
     """CRIU's dump comes with the snapshot, and the container goes on. systemd is refused before anything happens."""
     failure = refused(machine, "memory_unsupported", vmids=["103", "104"], name="one", memory=True)

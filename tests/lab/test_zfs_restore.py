@@ -311,6 +311,55 @@ def test_the_configuration(machine: Machine) -> None:
     assert running(machine, "101")
 
 
+_VZDUMP = """#!/bin/sh
+archive=/var/lib/vz/dump/vzdump-lxc-$1-$(date +%s).tar.zst
+mkdir -p /var/lib/vz/dump && echo backup >$archive
+echo "vzdump $*" >>/tmp/proxmox.log
+echo "INFO: creating vzdump archive '$archive'"
+"""
+
+
+def test_by_proxmox(machine: Machine) -> None:
+    """What is not on ZFS is saved and put back by Proxmox; a backup comes back only when the volumes may go."""
+    config = "arch: amd64\nhostname: dir\nrootfs: local:110/vm-110-disk-0.raw,size=1G\n"
+    machine.write("/etc/pve/lxc/110.conf", config)
+    machine.run("mkdir -p /var/lib/vz/images/110 /tmp/stand-in && echo data >/var/lib/vz/images/110/vm-110-disk-0.raw")
+    machine.write("/tmp/stand-in/pct", '#!/bin/sh\necho "pct $*" >>/tmp/proxmox.log\n', 0o755)
+    machine.write("/tmp/stand-in/vzdump", _VZDUMP, 0o755)
+    machine.write("/tmp/stand-in/pvesh", "#!/bin/sh\necho '{}'\n", 0o755)
+    run = {"vmids": ["110"], "env": {"PATH": "/tmp/stand-in:/usr/sbin:/usr/bin:/sbin:/bin"}}
+
+    taken = only(checkpoint(machine, **run, name="one"))
+    assert taken["method"] == "vzdump"
+    assert any("dir" in reason for reason in taken["reasons"])
+    archive = taken["checkpoint"]["archive"]
+    assert not checkpoint(machine, **run, name="one")["changed"]
+    lose = ["local:110/vm-110-disk-0.raw"]
+    failure = refused(machine, "would_lose_data", **run, name="one", state="restored")
+    assert failure["details"]["lose"] == lose
+    assert checkpoint(machine, **run, name="one", state="restored", lose=lose, check_mode=True)["changed"]
+    assert checkpoint(machine, **run, name="one", state="restored", lose=lose)["changed"]
+    checkpoint(machine, **run, name="one", state="absent")
+    assert machine.run(["test", "-e", archive], check=False).rc == 1
+
+    machine.write("/tmp/stand-in/pvesh", "#!/bin/sh\necho '{\"hasFeature\":1}'\n", 0o755)
+    assert only(checkpoint(machine, **run, name="two"))["method"] == "snapshot"
+    assert checkpoint(machine, **run, name="two", state="restored")["changed"]
+    checkpoint(machine, **run, name="two", state="absent")
+    assert machine.read("/tmp/proxmox.log").splitlines() == [
+        "vzdump 110 --compress zstd --mode stop",
+        f"pct restore 110 {archive} --force 1 --storage local",
+        "pct snapshot 110 two --description Checkpoint of lxcri.proxmox",
+        "pct rollback 110 two",
+        "pct delsnapshot 110 two",
+    ]
+
+    # A backup would lack what is not meant for backups.
+    machine.write("/tmp/stand-in/pvesh", "#!/bin/sh\necho '{}'\n", 0o755)
+    machine.write("/etc/pve/lxc/110.conf", f"{config}mp0: local:110/vm-110-disk-1.raw,mp=/srv,size=1G\n")
+    assert "mp0 has no backup=1" in refused(machine, "no_method", **run, name="three")["message"]
+
+
 def test_plain_lxc(machine: Machine) -> None:
     """A container whose volumes lie one below the other."""
     machine.run(

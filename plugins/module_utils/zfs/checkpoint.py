@@ -261,12 +261,14 @@ def choose_method(host: Host, container: Container) -> tuple[str, list[str]]:
         if not feature.rc and re.search(r'"hasFeature"\s*:\s*(1|true)', feature.stdout):
             return "snapshot", [*reasons, "Proxmox can take a snapshot of all volumes."]
         reasons.append("Not snapshot: Proxmox has no snapshots on these storages.")
-        if container.volumes:
+        left_out = [volume.key for volume in container.volumes if not volume.backup]
+        if container.volumes and not left_out:
             return "vzdump", [*reasons, "A backup is what is left."]
+        reasons += [f"Not vzdump: {key} has no backup=1, so that a backup would lack it." for key in left_out]
     raise Failure(
         "no_method",
         f"Container {container.id} cannot be checkpointed. {' '.join(reasons)}",
-        "Move its volumes to ZFS.",
+        "Move its volumes to ZFS, or have all of them in backups (backup=1).",
         container=container.id,
         reasons=reasons,
     )

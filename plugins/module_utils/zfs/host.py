@@ -76,13 +76,14 @@ class Volume:
     """A volume of a container.
 
     key: of the configuration (``rootfs``, ``mp0``), ``dataset`` on plain LXC. volid: as the configuration names it.
-    dataset: where it is on ZFS. reason: why it is not.
+    dataset: where it is on ZFS. reason: why it is not. backup: whether a backup of Proxmox has it.
     """
 
     key: str
     volid: str
     dataset: str | None
     reason: str = ""
+    backup: bool = True
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,10 @@ def storages(text: str) -> dict[str, dict[str, str]]:
     return found
 
 
+# What Proxmox takes for true.
+_BACKED_UP = [["backup", word] for word in ("1", "on", "yes", "true")]
+
+
 def volumes_of(config: str, known: t.Mapping[str, t.Mapping[str, str]]) -> tuple[list[Volume], list[str]]:
     """The volumes of a configuration, and notes on mounts that are none."""
     found: list[Volume] = []
@@ -130,16 +135,19 @@ def volumes_of(config: str, known: t.Mapping[str, t.Mapping[str, str]]) -> tuple
     for key, value in values(config).items():
         if not re.fullmatch(r"rootfs|mp\d+", key):
             continue
-        volid = re.sub(r"^volume=", "", value.split(",")[0])
+        parts = value.split(",")
+        volid = re.sub(r"^volume=", "", parts[0])
+        # The root always, a mount point only on demand (mountpoint_backup_enabled of PVE/LXC/Config.pm).
+        backup = key == "rootfs" or any(part.split("=", 1) in _BACKED_UP for part in parts[1:])
         storage, _colon, name = volid.partition(":")
         if volid.startswith("/"):
             notes.append(f"{key} ({volid}) is a directory or device of the node and not part of checkpoints.")
         elif known.get(storage, {}).get("type") == "zfspool":
             # A linked clone is BASE/VOLUME; the dataset lies beside its base (path of ZFSPoolPlugin.pm).
-            found.append(Volume(key, volid, f"{known[storage]['pool']}/{name.rsplit('/', 1)[-1]}"))
+            found.append(Volume(key, volid, f"{known[storage]['pool']}/{name.rsplit('/', 1)[-1]}", backup=backup))
         else:
             kind = known.get(storage, {}).get("type", "unknown")
-            found.append(Volume(key, volid, None, f"{key} is on {storage}, a storage of the type {kind}"))
+            found.append(Volume(key, volid, None, f"{key} is on {storage}, a storage of the type {kind}", backup))
     return sorted(found, key=lambda volume: (volume.key != "rootfs", len(volume.key), volume.key)), notes
 
 

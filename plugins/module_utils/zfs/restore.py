@@ -234,6 +234,10 @@ def _plan(
     if checkpoint.method != "zfs":
         if checkpoint.method == "vzdump":
             plan.lost = sorted(volume.volid for volume in container.volumes)
+            storages = {volume.volid.partition(":")[0] for volume in container.volumes}
+            if len(storages) > 1:
+                first = container.volumes[0].volid.partition(":")[0]
+                plan.notes.append(f"The backup is restored to {first} alone, with all its volumes.")
         return plan
     require_volumes(host, container, datasets)
     members = [member.dataset for member in checkpoint.part.members]
@@ -718,7 +722,9 @@ def _by_proxmox(host: Host, plan: Plan) -> None:
             )
         if plan.container.running:
             host.stop(container_id)
-        argv = ["pct", "restore", container_id, checkpoint.archive, "--force", "1"]
+        # Without a storage Proxmox puts the volumes on the one that is called local (create_vm of PVE/API2/LXC.pm).
+        storage = plan.container.volumes[0].volid.partition(":")[0]
+        argv = ["pct", "restore", container_id, checkpoint.archive, "--force", "1", "--storage", storage]
     done = host.run(argv, timeout=None)
     if done.rc:
         raise Failure(
