@@ -11,8 +11,8 @@ short_description: Declare a container of Proxmox VE
 version_added: 0.1.0
 author: lxcri.proxmox contributors (@lxcri)
 description:
-  - Makes one LXC container of Proxmox VE as declared. It is created from a template, an OCI image, a clone or a backup, its
-    configuration is converged key by key, its volumes grow and move, it migrates, starts and stops.
+  - Makes one LXC container of Proxmox VE as declared. It is created from a template, an OCI image, a clone or a backup.
+    Its configuration is converged key by key, its volumes grow and move, it migrates, starts and stops.
   - An option that is not given is not managed. A structured option that is given is whole, so what it leaves out is
     unset.
   - A run that finds everything as declared costs two requests when O(vmid) and O(node) are given, else three. O(pool)

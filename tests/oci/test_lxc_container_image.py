@@ -102,7 +102,8 @@ def test_with_credentials_it_is_pulled_here_and_uploaded(
     assert config["entrypoint"] == "/bin/sh -c 'sleep 60'"
     assert config["env"] == "PATH=/bin\0MODE=image"
     lines = lxc.cluster.cluster.raw_lines[201]
-    assert ["lxc.init.cwd", "/srv/app"] in lines and ["lxc.signal.halt", "SIGUSR1"] in lines
+    assert ["lxc.init.cwd", "/srv/app"] in lines
+    assert ["lxc.signal.halt", "SIGUSR1"] in lines
     assert [(loss["key"], loss["value"]) for loss in run.result["losses"]] == [("Volumes", "/var/lib/data")]
     assert PASSWORD not in json.dumps(run.result)
     assert not [entry for entry in os.listdir("/var/tmp") if entry.startswith("lxcri-")]
@@ -170,8 +171,8 @@ def test_a_converted_template(lxc: Lxc, registry: Registry, tmp_path: Path, opti
     assert {("lxc.init.cwd", "/srv/app"), ("lxc.signal.halt", "SIGUSR1"), ("User", "app")} <= losses
     config = run.container["config"]
     if release[0] == "8":
-        assert ("lxc.init.cmd", "/bin/sh -c 'sleep 60'") in losses and ("lxc.environment", "MODE=image") in losses
-        assert "entrypoint" not in config and "env" not in config
+        assert {("lxc.init.cmd", "/bin/sh -c 'sleep 60'"), ("lxc.environment", "MODE=image")} <= losses
+        assert not {"entrypoint", "env"} & set(config)
     else:
         assert config["entrypoint"] == "/bin/sh -c 'sleep 60'"
         assert config["env"] == "PATH=/bin\0MODE=image"

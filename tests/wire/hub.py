@@ -33,7 +33,7 @@ class Hub:
         self._cluster.call(lambda cluster: cluster.registry.__setitem__(reference, config))
         return image.digest
 
-    def manifest(self, _inspector: t.Any, reference: Reference) -> bytes:
+    def manifest(self, reference: Reference) -> bytes:
         self.asked.append(f"manifest {reference}")
         if reference.digest in self._blobs:
             return self._blobs[str(reference.digest)]
@@ -42,7 +42,7 @@ class Hub:
         image = self._images[str(reference)]
         return image.blobs[image.digest]
 
-    def config(self, _inspector: t.Any, reference: Reference) -> bytes:
+    def config(self, reference: Reference) -> bytes:
         self.asked.append(f"config {reference}")
         manifest = json.loads(self._blobs[str(reference.digest)])
         return self._blobs[manifest["config"]["digest"]]
@@ -59,6 +59,6 @@ def _config(image: Built) -> t.Any:
 def hub(cluster: Simulator, monkeypatch: pytest.MonkeyPatch) -> Hub:
     """A registry with nothing in it."""
     made = Hub(cluster)
-    monkeypatch.setattr(image_source.Inspector, "manifest", lambda self, reference: made.manifest(self, reference))
-    monkeypatch.setattr(image_source.Inspector, "config", lambda self, reference: made.config(self, reference))
+    monkeypatch.setattr(image_source.Inspector, "manifest", made.manifest)
+    monkeypatch.setattr(image_source.Inspector, "config", made.config)
     return made

@@ -10,6 +10,7 @@ import typing as t
 import pytest
 from ansible_collections.lxcri.proxmox.tests.oci.images import Built, build, index, layer
 from ansible_collections.lxcri.proxmox.tests.wire.hub import Hub
+from ansible_collections.lxcri.proxmox.tests.wire.module_runner import run_module
 from ansible_collections.lxcri.proxmox.tests.wire.support import (
     ANY,
     PERMISSIONS,
@@ -180,7 +181,7 @@ def test_the_users_variables_go_over_those_of_the_image(lxc: Lxc, hub: Hub) -> N
     digest = hub.push(NGINX, nginx())
     options = new(env={"NGINX_VERSION": "mine", "MODE": "x"}, entrypoint="/bin/sh -c 'sleep 1'", cmode="shell")
     run = lxc.converge(**options)
-    assert "env" not in run.writes[1][2] and "entrypoint" not in run.writes[1][2]
+    assert not {"env", "entrypoint"} & set(run.writes[1][2])
     assert run.writes[2] == (
         "PUT",
         f"{base()}/config",
@@ -357,7 +358,8 @@ def test_a_storage_without_templates(lxc: Lxc, hub: Hub) -> None:
 
 def test_all_privileges_are_asked_for_before_anything_is_pulled(lxc: Lxc, hub: Hub) -> None:
     hub.push(NGINX, nginx())
-    lxc.cluster.call("add_token", "root@pam!few", "few-few-few", privsep=True, acl={"/": ["VM.Audit", "Datastore.Audit"]})
+    acl = {"/": ["VM.Audit", "Datastore.Audit"]}
+    lxc.cluster.call("add_token", "root@pam!few", "few-few-few", privsep=True, acl=acl)
     lxc.options.update(api_token_id="few", api_token_secret="few-few-few")
     run = lxc.refused("permission_denied", **new(env={"A": "1"}))
     lacking = {(entry["privilege"], entry["path"]) for entry in run.details["missing"]}
@@ -443,3 +445,56 @@ def test_a_container_of_something_else_is_reported(lxc: Lxc, hub: Hub) -> None:
     run = lxc.unchanged(vmid=201, node="pve1", state="present", image={"reference": "nginx:1.29"})
     assert run.blocked == [("image", None, NGINX, "recreate")]
     assert hub.asked == []
+
+
+# ------------------------------------------------------------------------------------------------------- the fleet
+
+
+def fleet(lxc: Lxc, check_mode: bool = False, **defaults: t.Any) -> tuple[dict[str, t.Any], list[str]]:
+    """Three containers of one image: the result, and the writes."""
+    lxc.cluster.requests.clear()
+    containers = [{"hostname": f"web-{number}"} for number in (1, 2, 3)]
+    image = {"reference": "nginx:1.29", **defaults.pop("image", {})}
+    given = {"node": "pve1", "rootfs": ROOT, "image": image, **defaults}
+    result = run_module(
+        "lxc_fleet", {**lxc.options, "containers": containers, "defaults": given}, check_mode=check_mode
+    )
+    assert not result.get("failed"), result["msg"]
+    return result, [str(request) for request in lxc.cluster.requests.writes]
+
+
+def test_a_fleet_pulls_an_image_once(lxc: Lxc, hub: Hub) -> None:
+    hub.push(NGINX, nginx())
+    check, writes = fleet(lxc, check_mode=True)
+    assert writes == []
+    result, writes = fleet(lxc)
+    assert sorted(writes) == sorted(
+        [
+            f"POST {PULL}",
+            *["POST /nodes/pve1/lxc"] * 3,
+            *(f"POST {base(vmid)}/status/start" for vmid in (100, 101, 102)),
+        ]
+    )
+    for each in (check, result):
+        pulled = [change for entry in each["containers"] for change in entry["plan"] if change["key"] == "template"]
+        assert len(pulled) == 1
+    # Once in check mode, and once for all three of them.
+    assert len([line for line in hub.asked if line.startswith("config")]) == 2
+    assert [entry["losses"] for entry in result["containers"]][2]
+    result, writes = fleet(lxc)
+    assert (result["changed"], writes) == (False, [])
+
+
+def test_a_fleet_is_made_anew(lxc: Lxc, hub: Hub) -> None:
+    hub.push(NGINX, nginx())
+    image = {"pull": "newer", "volumes": {"/var/cache/nginx": {"storage": "tank", "size": "1G"}}}
+    fleet(lxc, image=image)
+    now = hub.push(NGINX, nginx("b"))
+    result, _writes = fleet(lxc, image=image, recreate=True)
+    assert result["summary"]["changed"] == 3
+    for entry in result["containers"]:
+        assert mark(now) in entry["container"]["config"]["description"]
+        assert entry["container"]["config"]["mp0"].startswith("tank:subvol-")
+    result, writes = fleet(lxc, image=image, recreate=True)
+    assert (result["changed"], writes) == (False, [])
+    assert len(lxc.cluster.cluster.cts) == 3

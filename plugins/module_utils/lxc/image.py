@@ -53,7 +53,7 @@ IMPORTED_KEYS = ("entrypoint", "env", "cmode")
 _BARE = re.compile(r"[\w!%+,\-./:=@^]+")
 
 _MARK = re.compile(
-    r"\s*<!-- lxcri\.proxmox image=(?P<reference>\S+) digest=(?P<digest>sha256:[0-9a-f]{64})"
+    r"\n*<!-- lxcri\.proxmox image=(?P<reference>\S+) digest=(?P<digest>sha256:[0-9a-f]{64})"
     rf"(?: env=(?P<env>[\w,]*))?(?: holder=(?P<holder>\d+|{re.escape(HOLDER)}))? -->"
 )
 
