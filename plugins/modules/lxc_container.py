@@ -91,27 +91,19 @@ EXAMPLES = r"""
     networks:
       - {name: eth0, bridge: vmbr0, ip: 192.0.2.10/24, gw: 192.0.2.1}
 
-- name: A web server of an OCI image, with its cache on a volume of its own
+- name: A web server of an OCI image, made anew whenever its tag means something else, with its cache kept
   lxcri.proxmox.lxc_container:
     node: pve1
-    hostname: nginx-1
-    image:
-      reference: docker.io/library/nginx:1.29
-      volumes:
-        /var/cache/nginx: {storage: local-zfs, size: 2G}
-    rootfs: {storage: local-zfs, size: 4G}
-    networks:
-      - {name: eth0, bridge: vmbr0, ip: dhcp}
-    env: {NGINX_ENTRYPOINT_QUIET_LOGS: "1"}
-
-- name: The same, made anew whenever the tag means something else
-  lxcri.proxmox.lxc_container:
     hostname: nginx-1
     image:
       reference: docker.io/library/nginx:1.29
       pull: newer
       volumes:
         /var/cache/nginx: {storage: local-zfs, size: 2G}
+    rootfs: {storage: local-zfs, size: 4G}
+    networks:
+      - {name: eth0, bridge: vmbr0, ip: dhcp}
+    env: {NGINX_ENTRYPOINT_QUIET_LOGS: "1"}
     recreate: true
 
 - name: Remove a container, running or not

@@ -56,17 +56,17 @@ def text_of(*kinds: str) -> str:
 @pytest.mark.parametrize("module", MODULES)
 def test_every_option_occurs_in_a_test(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     names = set(option_names(specification(module, monkeypatch)))
-    words = set(re.findall(r"\w+", text_of("unit", "wire", "integration", "lab")))
+    words = set(re.findall(r"\w+", text_of("unit", "wire", "oci", "integration", "lab")))
     assert names
     assert sorted(names - words) == []
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_every_module_is_run_by_tests(module: str) -> None:
-    """Those that speak to the API against the simulator, those that run on a node on the emulated machine."""
+    """Against the simulator, with the real tools of OCI, or on the emulated machine: where its work is done."""
     runtime = yaml.safe_load((ROOT / "meta/runtime.yml").read_text(encoding="utf-8"))
-    kind = "wire" if module in runtime["action_groups"]["api"] else "lab"
-    files = [*(ROOT / "tests" / kind).glob("test_*.py"), *(ROOT / "tests" / kind).glob("support*.py")]
+    kind = "wire" if module in runtime["action_groups"]["api"] else "oci" if module.startswith("oci_") else "lab"
+    files = (ROOT / "tests" / kind).glob("*.py")
     text = "\n".join(path.read_text(encoding="utf-8") for path in files)
     assert f'"{module}"' in text, f"{module} has no test in tests/{kind}"
 
@@ -100,7 +100,7 @@ def test_links_of_the_documents_lead_somewhere() -> None:
     assert broken == []
 
 
-@pytest.mark.parametrize("name", ["docs/containers.md", "docs/checkpoints.md"])
+@pytest.mark.parametrize("name", ["docs/containers.md", "docs/checkpoints.md", "docs/oci.md"])
 def test_every_failure_code_of_a_guide_exists(name: str) -> None:
     guide = (ROOT / name).read_text(encoding="utf-8")
     section = guide.split("## Failures")[1].split("\n## ")[0]
@@ -112,9 +112,12 @@ def test_every_failure_code_of_a_guide_exists(name: str) -> None:
     assert sorted(code for code in codes if f'"{code}"' not in source) == []
 
 
-def test_every_failure_code_of_checkpoints_is_in_the_guide() -> None:
-    guide = (ROOT / "docs/checkpoints.md").read_text(encoding="utf-8")
-    source = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "plugins/module_utils/zfs").rglob("*.py"))
+@pytest.mark.parametrize(("part", "name"), [("zfs", "checkpoints"), ("oci", "oci")])
+def test_every_failure_code_is_in_the_guide(part: str, name: str) -> None:
+    guide = (ROOT / f"docs/{name}.md").read_text(encoding="utf-8")
+    source = "\n".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / f"plugins/module_utils/{part}").rglob("*.py")
+    )
     codes = set(re.findall(r'Failure\(\s*"(\w+)"', source))
     assert codes
     assert sorted(code for code in codes if f"`{code}`" not in guide) == []

@@ -5,13 +5,19 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
+import json
 import re
 import typing as t
+from pathlib import Path
 
 import pytest
 import yaml
 from ansible_collections.lxcri.proxmox.tests.integration.playbook import ROOT, Ansible
+from ansible_collections.lxcri.proxmox.tests.oci.images import build, layer
+from ansible_collections.lxcri.proxmox.tests.oci.registry import PASSWORD, USER, Registry
+from ansible_collections.lxcri.proxmox.tests.oci.tools import install
 
 # Those that speak to the API. What runs on a node has its examples run on the machine of tests/lab.
 MODULES = yaml.safe_load((ROOT / "meta/runtime.yml").read_text(encoding="utf-8"))["action_groups"]["api"]
@@ -46,8 +52,29 @@ def blocks(document: str) -> list[t.Any]:
     return [yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)]
 
 
+@pytest.fixture
+def docker_hub(ansible: Ansible, tmp_path: Path) -> t.Iterator[dict[str, str]]:
+    """A registry that stands in for Docker Hub, for skopeo and for the nodes; the environment in which it does."""
+    install()
+    registry = Registry.start(tmp_path / "registry")
+    try:
+        process = {"Entrypoint": ["/start"], "Env": ["PATH=/bin"], "Volumes": {"/var/cache/nginx": {}}}
+        registry.push(build(layer(), config=process).write(tmp_path / "layout"), "library/nginx", "1.29")
+        ansible.simulator.fault("publish", "docker.io/library/nginx:1.29", {"config": process})
+        settings = tmp_path / "home/.config/containers"
+        settings.mkdir(parents=True)
+        mirror = f'[[registry.mirror]]\nlocation = "{registry.host}"\ninsecure = true\n'
+        text = f'[[registry]]\nlocation = "docker.io"\n{mirror}'
+        (settings / "registries.conf").write_text(text, encoding="utf-8")
+        login = {"auths": {registry.host: {"auth": base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()}}}
+        (settings / "auth.json").write_text(json.dumps(login), encoding="utf-8")
+        yield {"HOME": str(tmp_path / "home"), "REGISTRY_AUTH_FILE": str(settings / "auth.json")}
+    finally:
+        registry.stop()
+
+
 @pytest.mark.parametrize("module", MODULES)
-def test_the_examples_of_a_module(ansible: Ansible, module: str) -> None:
+def test_the_examples_of_a_module(ansible: Ansible, module: str, docker_hub: dict[str, str]) -> None:
     """Each in check mode, for real, and again; other modules' tasks between them as they are."""
     ansible.simulator.control("/containers", {"containers": PREPARED.get(module, [])})
     shown = examples(module)
@@ -61,7 +88,7 @@ def test_the_examples_of_a_module(ansible: Ansible, module: str) -> None:
         tasks.append(entry)
         if entry in own:
             tasks.append({**entry, "name": f"again: {entry['name']}"})
-    ran = ansible.succeeds(tasks)
+    ran = ansible.succeeds(tasks, **docker_hub)
     assert {record["task"] for record in ran.records} == {entry["name"] for entry in tasks}
     for entry in own:
         name = entry["name"]

@@ -64,6 +64,7 @@ def play(machine: Machine, directory: Path, *arguments: str, **variables: t.Any)
     return Played(int(recap.group(1)), failed)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_installed_run_and_removed(machine: Machine, tmp_path: Path) -> None:
     """Check mode changes nothing; then it works, a second run changes nothing, and removing keeps the checkpoints."""

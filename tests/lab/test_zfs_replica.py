@@ -319,6 +319,7 @@ def test_encrypted_stays_encrypted(machine: Machine) -> None:
 
 
 @pytest.mark.timeout(1500)
+@pytest.mark.slow
 def test_fifty_increments_with_retention_on_both_ends(machine: Machine) -> None:
     code = f"""
 import json

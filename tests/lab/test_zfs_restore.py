@@ -165,6 +165,8 @@ def test_two_containers_together(machine: Machine) -> None:
     assert running(machine, "102")
 
 
+# Those where most is at stake are run each time, the others with all tests.
+OFTEN = ("safety", f"aside:{DATA}", "swapped")
 STEPS = [
     "journal",
     "locked",
@@ -185,7 +187,9 @@ STEPS = [
 ]
 
 
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(
+    "step", [pytest.param(step, marks=() if step in OFTEN else pytest.mark.slow) for step in STEPS]
+)
 def test_killed_at(machine: Machine, step: str) -> None:
     """Nothing is lost, and running it again gets there."""
     mark(machine, "one")

@@ -59,6 +59,10 @@ class Images(Containers):
         # How long a pull takes.
         self.ct_secs.update(pull=2)
 
+    def publish(self, reference: str, config: Config) -> None:
+        """Let nodes find an image at its registry."""
+        self.registry[reference] = config
+
     def _routes_images(self) -> list[tuple[str, str, t.Any]]:
         return [("POST", "/nodes/{node}/storage/{storage}/oci-registry-pull", self._pull)]
 
@@ -140,7 +144,12 @@ class Images(Containers):
             first, *rest = "\0".join(_check("Env", image["Env"])).split("\n")
             config["env"] = first
             # What follows a line break is a line of the file.
-            lines.extend([key.strip(), value.strip()] for key, _colon, value in (line.partition(":") for line in rest))
+            for line in rest:
+                key, _colon, value = (part.strip() for part in line.partition(":"))
+                if key.startswith("lxc."):
+                    lines.append([key, value])
+                else:
+                    config[key] = value
         lines.append(["lxc.signal.halt", image.get("StopSignal") or "SIGTERM"])
 
     async def _lxc_config_get(self, user: str, v: dict[str, t.Any]) -> dict[str, t.Any]:

@@ -45,6 +45,7 @@ FAULTS = frozenset(
         "add_user",
         "add_token",
         "store_file",
+        "publish",
         "set_storage",
         "set_option",
     ]

@@ -8,11 +8,12 @@ from __future__ import annotations
 import typing as t
 
 import pytest
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Credentials
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import image
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.cluster import Guest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import Artefact, Found, ImageSpec, Mark
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image_source import find_holder
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image_source import Images, find_holder
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import HOLDER, Actual
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.recreate import (
     Journal,
@@ -23,6 +24,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.recreate import 
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import declare
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.reference import parse_reference
+from ansible_collections.lxcri.proxmox.tests.unit.support import FakeClient
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -116,6 +118,20 @@ def test_names_of_templates() -> None:
         for digest in (DIGEST, OTHER)
     }
     assert len(names) == 8
+
+
+def test_over_openssh_nothing_is_uploaded() -> None:
+    answers = {
+        "version": {"version": "9.2.11"},
+        "nodes/pve1/storage/local/content": [],
+        "/nodes/pve1/storage/local/content": [],
+        "nodes/pve1/storage/local/status": {"content": "iso,vztmpl"},
+    }
+    images = Images(FakeClient(answers, Credentials(backend="openssh", host="pve1")))  # type: ignore[arg-type]
+    with pytest.raises(Failure) as caught:
+        images.artefact(spec(method="upload"), found(), "pve1", 10)
+    assert caught.value.details["option"] == "api_backend"
+    assert images.artefact(spec(), found(), "pve1", 10).method == "registry"
 
 
 # --------------------------------------------------------------------------------------------------------- differences

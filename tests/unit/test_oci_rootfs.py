@@ -133,7 +133,7 @@ def test_a_form_is_read_in_pieces(tmp_path: Path) -> None:
     assert max(map(len, pieces)) <= 1 << 20
     whole = b"".join(pieces)
     assert len(whole) == len(together.getvalue()) == len(form)
-    boundary = whole.split(b"\r\n")[0]
+    boundary = whole.split(b"\r\n", maxsplit=1)[0]
     first, second, end = [*whole.split(boundary + b"\r\n")[1:], whole[-len(boundary) - 6 :]]
     assert first == b'Content-Disposition: form-data; name="content"\r\n\r\nvztmpl\r\n'
     assert data in second

@@ -30,7 +30,7 @@ class Hub:
         self._images[reference] = image
         self._blobs.update(image.blobs)
         config = _config(to_nodes or image)
-        self._cluster.call(lambda cluster: cluster.registry.__setitem__(reference, config))
+        self._cluster.call("publish", reference, config)
         return image.digest
 
     def manifest(self, reference: Reference) -> bytes:

@@ -97,6 +97,7 @@ def test_the_result_of_a_run_that_did_nothing(present: Lxc) -> None:
         "recreate_required": [],
         "tasks": [],
         "notes": [],
+        "losses": [],
         "diff": {"before": {}, "after": {}},
     }
 

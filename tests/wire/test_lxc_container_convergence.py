@@ -117,6 +117,15 @@ CASES: dict[str, Case] = {
     "node": Case({"node": "pve1"}, None),
     "vmid": Case({"vmid": 201}, None, [{"vmid": "201"}]),
     "template": Case({"template": TEMPLATE}, None),
+    "image": Case(
+        {"image": {"reference": "nginx:1.29"}},
+        None,
+        [
+            {"image": {"reference": "docker.io/library/nginx:1.29", "storage": "tank"}},
+            {"image": {"reference": "index.docker.io/nginx:1.29"}},
+        ],
+        before={"description": f"<!-- lxcri.proxmox image=docker.io/library/nginx:1.29 digest=sha256:{'0' * 64} -->"},
+    ),
     "clone": Case({"clone": {"vmid": 999}}, None),
     "restore": Case({"restore": {"volume": "local:backup/vzdump-lxc-201-2026_01_31-02_00_00.tar.zst"}}, None),
     "storage": Case({"storage": "tank"}, None),
@@ -179,6 +188,7 @@ CASES: dict[str, Case] = {
     "restart": Case({"restart": "if_needed"}, None),
     "migrate": Case({"migrate": True}, None),
     "move_volumes": Case({"move_volumes": True}, None),
+    "recreate": Case({"recreate": True}, None),
     "force": Case({"force": True}, None),
     "purge": Case({"purge": True}, None),
     "wait_for_address": Case(

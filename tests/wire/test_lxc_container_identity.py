@@ -141,6 +141,6 @@ def test_the_default_name_of_a_container_counts_as_its_name(lxc: Lxc) -> None:
 
 def test_a_name_with_nothing_to_make_it_from_is_not_found(lxc: Lxc) -> None:
     run = lxc.refused("not_found", hostname="web-9", state="stopped")
-    assert "template, clone or restore" in run.result["msg"]
+    assert "template, image, clone or restore" in run.result["msg"]
     node = lxc.refused("invalid_option", hostname="web-9", template=NEW["template"])
     assert node.details["option"] == "node"

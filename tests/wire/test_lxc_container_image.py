@@ -328,11 +328,12 @@ def test_control_characters_are_refused(lxc: Lxc, hub: Hub, key: str, value: t.A
     assert run.details["key"] == key
 
 
-def test_a_registry_that_gives_the_node_something_else(lxc: Lxc, hub: Hub) -> None:
-    hub.push(NGINX, nginx(), to_nodes=nginx(Env=["A=1\nlxc.hook.pre-start: /tmp/x"]))
-    run = lxc(**new())
+@pytest.mark.parametrize("line", ["lxc.hook.pre-start: /tmp/x", "mp9: /etc,mp=/x", "unprivileged: 0", "onboot: 1"])
+def test_a_registry_that_gives_the_node_something_else(lxc: Lxc, hub: Hub, line: str) -> None:
+    hub.push(NGINX, nginx(), to_nodes=nginx(Env=[f"A=1\n{line}"]))
+    run = lxc(**new(unprivileged=True))
     assert run.code == "image_rejected"
-    assert run.details["lines"] == ["lxc.hook.pre-start: /tmp/x"]
+    assert run.details["lines"] == [line]
     assert lxc.ct().status == "stopped"
 
 

@@ -19,8 +19,9 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import (
     is_upid,
     type_of,
 )
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.addresses import interfaces_of, reachable_addresses
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import IMPORTED_LINES
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import IMPORTED_KEYS, IMPORTED_LINES
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import HOLDER, VMID, Actual, Step, is_volume_key
 
 # A task that could not get the lock has done nothing; it is started again this often in all.
@@ -33,6 +34,9 @@ VMID_TRIES = 100
 _MAKING = {"created": "vmid", "restored": "vmid", "cloned": "newid", "reserved": "vmid"}
 # Steps that bring an image to a storage, which one of several containers does for all.
 FETCHING = ("pulled", "uploaded")
+
+# Keys that a creation sets by itself when they are not given, or that change nothing.
+_OF_CREATION = ("lxc", "digest", "arch", "ostype", "hostname", "memory", "swap", "rootfs", "description")
 
 # action, seconds
 Progress = t.Callable[[str, float], None]
@@ -169,7 +173,7 @@ class Executor:
             elif step.action in FETCHING:
                 self._fetch(step, lambda step=step: self._send(step, step.path, step.params))  # type: ignore[misc]
             elif step.check:
-                CHECKS[step.check](self._client.get(self._named(step.path, chosen)))
+                CHECKS[step.check](self._client.get(self._named(step.path, chosen)), step.payload)
             else:
                 params = {name: self._named(value, chosen) for name, value in step.params.items()}
                 if step.action in _MAKING:
@@ -295,7 +299,7 @@ class Executor:
             pause = min(pause * 1.5, LAST_POLL)
 
 
-def _refuse_volumes(config: t.Mapping[str, t.Any]) -> None:
+def _refuse_volumes(config: t.Mapping[str, t.Any], _payload: t.Any) -> None:
     """Refuse to remove a container that has got a volume since the plan was made."""
     found = {key: text for key, text in config.items() if is_volume_key(key) and key != "rootfs"}
     if found:
@@ -307,9 +311,21 @@ def _refuse_volumes(config: t.Mapping[str, t.Any]) -> None:
         )
 
 
-def _refuse_foreign_lines(config: t.Mapping[str, t.Any]) -> None:
-    """Refuse what a registry has given to Proxmox, but not to who looked at the image before."""
+def _refuse_foreign_lines(config: t.Mapping[str, t.Any], sent: t.Mapping[str, t.Any]) -> None:
+    """Refuse what a registry has given to Proxmox, but not to who looked at the image before.
+
+    sent: the parameters of the creation.
+    """
     foreign = [f"{key}: {value}" for key, value in config.get("lxc") or () if key not in IMPORTED_LINES]
+    sent = {"unprivileged": 1, **sent}
+    for key, value in config.items():
+        if key in (*IMPORTED_KEYS, *_OF_CREATION):
+            continue
+        # Volumes get their names, and interfaces their addresses.
+        named = properties.is_mount(key) or key.startswith("net")
+        same = properties.equal(key, properties.read(key, sent.get(key)), properties.read(key, value))
+        if key not in sent or not (named or same):
+            foreign.append(f"{key}: {value}")
     if foreign:
         raise Failure(
             "image_rejected",
@@ -319,7 +335,7 @@ def _refuse_foreign_lines(config: t.Mapping[str, t.Any]) -> None:
         )
 
 
-CHECKS: dict[str, t.Callable[[t.Mapping[str, t.Any]], None]] = {
+CHECKS: dict[str, t.Callable[[t.Mapping[str, t.Any], t.Any], None]] = {
     "only_root": _refuse_volumes,
     "imported": _refuse_foreign_lines,
 }

@@ -88,7 +88,7 @@ def _plan_image(declared: Declared, image: Artefact) -> Plan:
     plan.steps.append(made)
     base = f"nodes/{declared.node}/lxc/{declared.vmid or VMID}"
     if image.method == "registry":
-        plan.steps.append(Step("checked", "GET", f"{base}/config", check="imported"))
+        plan.steps.append(Step("checked", "GET", f"{base}/config", check="imported", payload=made.params))
     current = {key: text for key, text in made.params.items() if properties.key_of(key)}
     current = imported(current, image.found) if image.method in IMPORTED else current
     actual = Actual(declared.vmid or 0, str(declared.node), "stopped", current, pool=declared.pool)

@@ -164,7 +164,7 @@ class Images:
         with writing("/var/tmp"), tempfile.TemporaryDirectory(prefix="lxcri-", dir="/var/tmp") as place:
             source = find_source(params, check_mode=False)
             artefact = {"format": _FORMATS[image.method], "path": place, "timeout": timeout}
-            made = build_artefact(t.cast("Source", source), {}, artefact, CONVERTER, False, _never)
+            made = build_artefact(t.cast(Source, source), {}, artefact, CONVERTER, False, _never)
             path = os.path.join(place, image.file_name)
             os.rename(made["path"], path)
             Storage(self._client, image.node, spec.storage, timeout).put(path)

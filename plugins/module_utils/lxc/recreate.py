@@ -435,7 +435,7 @@ def _create(work: _Work, declared: Declared, image: Artefact, config: dict[str, 
     step.needs = creation_needs(replace(declared, vmid=None, template=image.volume, pool=work.pool), sent)
     work.add(step)
     if image.method == "registry":
-        work.add(Step("checked", "GET", f"{work.base}/config", check="imported"))
+        work.add(Step("checked", "GET", f"{work.base}/config", check="imported", payload=step.params))
     made = imported(params, image.found) if image.method in IMPORTED else params
     return Actual(work.vmid, work.node, "stopped", made, pool=declared.pool)
 

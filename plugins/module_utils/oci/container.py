@@ -415,7 +415,7 @@ class Engine:
         done = self.runtime.call(verb, self.id)
         if done.rc:
             raise Failure(
-                f"{verb}_failed",
+                {"pause": "pause_failed", "resume": "resume_failed"}[verb],
                 f"Container {self.id} did not {verb}: {done.why}.",
                 "See its state with oci_container_info.",
                 id=self.id,

@@ -16,7 +16,7 @@ from ..api.errors import Failure
 from .layout import Image, Layout
 from .reference import Platform, Reference, parse_platform, parse_reference, platform_of
 from .remote import GZIP, Remote, check_conversion, platform_missing, resolve, sha256
-from .skopeo import Access, Skopeo
+from .skopeo import UNFINISHED, Access, Skopeo
 from .store import Entry, Store, platform_of_config, remove_stage
 from .unpack import writing
 from .verify import Measuring, verify_image
@@ -193,10 +193,8 @@ def _copied(
             _prepare(store, staged, remote, measuring)
 
             def tick() -> None:
-                # What is complete is verified while the rest is on its way.
-                for layer in remote.layers:
-                    if layer.get("mediaType") in GZIP:
-                        measuring.begin(layer["digest"])
+                # It is verified while it is on its way.
+                measuring.follow(UNFINISHED)
 
             skopeo.pull(ensured.reference.at(remote.digest), stage, locks, tick)
             image = verify_image(staged, staged.entries()[0]["digest"], measuring)

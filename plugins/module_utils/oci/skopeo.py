@@ -22,6 +22,9 @@ from .reference import Reference
 
 # The name of an image in a layout that is made for skopeo alone.
 NAME = "image"
+# How the names of the files begin into which it writes blobs, before they have that of their digest (PutBlob of
+# containers/image, oci_dest.go).
+UNFINISHED = "oci-put-blob"
 _POLICY = "/etc/containers/policy.json"
 _USER_POLICY = ".config/containers/policy.json"
 _TICK = 0.05

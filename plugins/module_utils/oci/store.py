@@ -312,10 +312,11 @@ class Store:
                 self._write(path, _LAYOUT)
             path = os.path.join(self.path, "index.json")
             # Parts of it that others have put there stay.
-            document = self.layout.index() if os.path.exists(path) else {"schemaVersion": 2, "mediaType": INDEX}
-            before = document.get("manifests", [])
+            there = os.path.exists(path)
+            document: Json = self.layout.index() if there else {"schemaVersion": 2, "mediaType": INDEX}
+            before = self.layout.entries() if there else []
             document["manifests"] = change(before)
-            if not os.path.exists(path) or document["manifests"] != before:
+            if not there or document["manifests"] != before:
                 self._write(path, json.dumps(document, indent=1) + "\n")
 
     def _write(self, path: str, text: str) -> None:

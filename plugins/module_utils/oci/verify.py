@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
+import threading
+import time
 import typing as t
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,6 +25,8 @@ _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 # RFC 1952 lets members follow each other; zlib wants to be told that there is a header.
 _GZIP_WINDOW = 31
+_PAUSE = 0.02
+_THREADS = 8
 _DIFF_ID = re.compile(r"sha256:[0-9a-f]{64}\Z")
 
 
@@ -40,8 +45,10 @@ class Measured:
     problem: str | None = None
 
 
-def measure(path: str) -> Measured:
+def measure(file: t.BinaryIO, is_complete: t.Callable[[], bool] = lambda: True) -> Measured:
     """Read a blob once, in constant memory. zlib and hashlib let other threads run meanwhile.
+
+    is_complete: asked at the end of the file, when something still writes it.
 
     Raises:
         OSError: when it cannot be read.
@@ -49,20 +56,16 @@ def measure(path: str) -> Measured:
     whole, inner = hashlib.sha256(), hashlib.sha256()
     size, problem, content = 0, None, ""
     stream: t.Any = None
-    with open(path, "rb", buffering=0) as file:
-        while True:
-            chunk = file.read(_CHUNK)
-            if not chunk:
-                break
-            if not content:
-                content = _content_of(chunk)
-                stream = zlib.decompressobj(_GZIP_WINDOW) if content == "gzip" else None
-            size += len(chunk)
-            whole.update(chunk)
-            if content == "plain":
-                inner.update(chunk)
-            elif stream and not problem:
-                stream, problem = _inflate(stream, chunk, inner)
+    for chunk in _chunks(file, is_complete):
+        if not content:
+            content = _content_of(chunk)
+            stream = zlib.decompressobj(_GZIP_WINDOW) if content == "gzip" else None
+        size += len(chunk)
+        whole.update(chunk)
+        if content == "plain":
+            inner.update(chunk)
+        elif stream and not problem:
+            stream, problem = _inflate(stream, chunk, inner)
     if stream and not problem:
         problem = _end(stream, inner)
     known = content != "zstd" and not problem
@@ -73,6 +76,24 @@ def measure(path: str) -> Measured:
         f"sha256:{inner.hexdigest()}" if known else None,
         problem,
     )
+
+
+def _chunks(file: t.BinaryIO, is_complete: t.Callable[[], bool]) -> t.Iterator[bytes]:
+    head = b""
+    while True:
+        # What is written between the last read and the answer is read once more.
+        complete = is_complete()
+        chunk = file.read(_CHUNK)
+        if head:
+            chunk, head = head + chunk, b""
+        if len(chunk) < len(_ZSTD_MAGIC) and not complete:
+            # Too little to tell what it is, or nothing.
+            head = chunk
+            time.sleep(_PAUSE)
+        elif chunk:
+            yield chunk
+        elif complete:
+            return
 
 
 def _content_of(head: bytes) -> str:
@@ -166,20 +187,46 @@ def diff_ids(image: Image) -> list[str]:
 
 
 class Measuring:
-    """Measures blobs of a layout in threads, each once."""
+    """Measures blobs of a layout in threads, each once, also those that are still being written."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._pool = ThreadPoolExecutor(min(4, os.cpu_count() or 1))
+        # Some wait for what is written while others work.
+        self._pool = ThreadPoolExecutor(_THREADS)
         self._found: dict[str, Future[Measured]] = {}
+        self._followed: dict[tuple[int, int], Future[Measured]] = {}
+        self._ended = threading.Event()
 
     def __enter__(self) -> Measuring:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        for future in self._found.values():
+        self._ended.set()
+        for future in [*self._found.values(), *self._followed.values()]:
             future.cancel()
         self._pool.shutdown()
+
+    def follow(self, prefix: str) -> None:
+        """Begin with the files in the layout's directory whose names begin like this. They are being written, and are
+        complete when they get another name.
+        """
+        for name in os.listdir(self._layout.root):
+            if name.startswith(prefix):
+                with (
+                    contextlib.suppress(FileNotFoundError),
+                    open(os.path.join(self._layout.root, name), "rb", buffering=0) as file,
+                ):
+                    about = os.fstat(file.fileno())
+                    key = (about.st_dev, about.st_ino)
+                    if key not in self._followed:
+                        # It keeps its file when that gets another name.
+                        own = os.dup(file.fileno())
+                        self._followed[key] = self._pool.submit(self._measure_growing, own, f"/{prefix}")
+
+    def _measure_growing(self, handle: int, prefix: str) -> Measured:
+        link = f"/proc/self/fd/{handle}"
+        with open(handle, "rb", buffering=0) as file:
+            return measure(file, lambda: self._ended.is_set() or prefix not in os.readlink(link))
 
     def begin(self, digest: str) -> bool:
         """Begin with a blob when it is there; whether it is.
@@ -187,10 +234,14 @@ class Measuring:
         Raises:
             Failure: ``invalid_image`` for what is no digest.
         """
-        path = self._layout.blob(digest)
-        if digest not in self._found and os.path.exists(path):
-            self._found[digest] = self._pool.submit(measure, path)
-        return digest in self._found
+        if digest not in self._found:
+            try:
+                about = os.stat(self._layout.blob(digest))
+            except FileNotFoundError:
+                return False
+            followed = self._followed.get((about.st_dev, about.st_ino))
+            self._found[digest] = followed or self._pool.submit(_measure_file, self._layout.blob(digest))
+        return True
 
     def result(self, digest: str) -> Measured:
         """What a blob is.
@@ -216,6 +267,11 @@ class Measuring:
     def forget(self, digest: str) -> None:
         """A blob is gone, or becomes another one."""
         self._found.pop(digest, None)
+
+
+def _measure_file(path: str) -> Measured:
+    with open(path, "rb", buffering=0) as file:
+        return measure(file)
 
 
 def verify_image(layout: Layout, digest: str, measuring: Measuring | None = None) -> Image:
