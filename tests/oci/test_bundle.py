@@ -519,6 +519,16 @@ def test_a_killed_run_is_put_right(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == ["app"]
 
 
+def test_a_run_that_was_killed_at_its_very_end(tmp_path: Path, app: str) -> None:
+    """There is nothing to do but to clear up, which is no change."""
+    params = {"layout": app, "path": str(tmp_path / "bundles/app")}
+    assert bundle(**params)["changed"]
+    (tmp_path / "bundles/.app.lxcri-new/left").mkdir(parents=True)
+    assert bundle(check_mode=True, **params)["changed"] is False
+    assert bundle(**params)["changed"] is False
+    assert os.listdir(tmp_path / "bundles") == ["app"]
+
+
 def test_the_commands_of_a_killed_run_end(tmp_path: Path) -> None:
     params = {"layout": f"{big(tmp_path).write(tmp_path / 'layout')}:latest", "path": str(tmp_path / "bundles/app")}
     process = start(params)

@@ -122,11 +122,14 @@ def run_bundle(
     """
     spec_only, recreate = params["spec_only"], params["recreate"]
     plan = plan_bundle(source, options, read_bundle(path, spec_only), spec_only, recreate)
-    if plan.applied and not check_mode:
-        with Staging(path, params["timeout"]) as staging:
+    staging = Staging(path, params["timeout"])
+    # A run that was killed at its very end has left nothing to do but to clear up.
+    if (plan.applied or os.path.lexists(staging.path)) and not check_mode:
+        with staging:
             # Again, now that nobody else is at it.
             plan = plan_bundle(source, options, read_bundle(path, spec_only), spec_only, recreate)
-            plan = _apply(path, source, options, plan, staging)
+            if plan.applied:
+                plan = _apply(path, source, options, plan, staging)
     return _result(path, source, plan)
 
 
