@@ -47,6 +47,8 @@ def test_the_examples_of_a_module(machine: Machine, module: str, tmp_path: Path)
         tasks.append(entry)
         if entry["name"] in own:
             tasks.append({**entry, "name": f"again: {entry['name']}"})
+    if module == "lxc_raw_config":
+        machine.run("cp /etc/pve/lxc/102.conf /etc/pve/lxc/201.conf")
     if module == "zfs_replica":
         # The other node is this one, and there is something to replicate.
         machine.run("echo 127.0.0.1 pve2 >>/etc/hosts; ssh-keyscan pve2 >>/root/.ssh/known_hosts 2>/dev/null")
