@@ -9,6 +9,11 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.image import PULL_OPTIONS
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.source import find_source
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.store import Store
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.unpack import Staging
 from ansible_collections.lxcri.proxmox.tests.oci.images import build, busybox_layer, directory, index
 from ansible_collections.lxcri.proxmox.tests.oci.module import run_module
 from ansible_collections.lxcri.proxmox.tests.oci.registry import PASSWORD, USER, Registry
@@ -58,3 +63,20 @@ def test_a_tag_becomes_a_process(registry: Registry, tmp_path: Path, name: str, 
     moved = work("oci_bundle", **options, pull="newer", recreate=True)
     assert moved["changed"]
     assert run(runtime, name, tmp_path / "web").stdout.endswith("newer\n")
+
+
+def test_nobody_prunes_what_is_being_unpacked(registry: Registry, tmp_path: Path) -> None:
+    reference = registry.push(build(busybox_layer()).write(tmp_path / "layout"), "shop/pruned", "1")
+    access = {"username": USER, "password": PASSWORD, "ca_path": str(registry.certificate)}
+    defaults = {name: option.get("default") for name, option in PULL_OPTIONS.items()}
+    params = {**defaults, **access, "store": str(tmp_path / "store"), "platform": "linux/amd64", "image": reference}
+    source = find_source({**params, "layout": None, "archive": None, "rootfs": None}, False)
+    assert source
+    assert source.prepare
+    with Staging(str(tmp_path / "bundle")) as staging:
+        source.prepare(staging)
+        with pytest.raises(Failure) as refused, Store(params["store"], 0.1).alone():
+            pass
+        assert refused.value.code == "store_locked"
+    with Store(params["store"], 0.1).alone():
+        pass

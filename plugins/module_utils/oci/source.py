@@ -18,6 +18,7 @@ from .image import ensure_image, pull_options
 from .layout import MAX_JSON, REF_NAME, Image, Json, Layout, invalid
 from .reference import Platform, choose_platform, parse_platform, parse_reference, platform_of
 from .runtime_spec import Process, process_of
+from .store import Store
 from .unpack import Staging, convert, needs_conversion, skopeo_directory
 from .verify import verify_image
 
@@ -86,6 +87,8 @@ def _from_store(params: t.Mapping[str, t.Any], check_mode: bool) -> Source:
     image = ensured.image
 
     def prepare(staging: Staging) -> tuple[Layout, Image]:
+        # Until it is unpacked nobody prunes what it is made of.
+        staging.hold(Store(params["store"], params["timeout"]).shared())
         return _readable(staging, layout, layout.image(ensured.digest), None)
 
     tag = f"-{ensured.reference.tag}" if ensured.reference.tag else ""

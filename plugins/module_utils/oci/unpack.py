@@ -78,6 +78,7 @@ class Staging:
         self.work = ""
         self._timeout = timeout
         self._handle = -1
+        self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Staging:
         with writing(self.path):
@@ -99,10 +100,14 @@ class Staging:
 
     def __exit__(self, *_exception: object) -> None:
         try:
-            with writing(self.path):
+            with self._held, writing(self.path):
                 remove_tree(self.path)
         finally:
             os.close(self._handle)
+
+    def hold(self, lock: contextlib.AbstractContextManager[t.Any]) -> None:
+        """Hold a lock as long as this directory is worked in."""
+        self._held.enter_context(lock)
 
     def _locked(self) -> int:
         end = time.monotonic() + self._timeout
