@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import typing as t
+from pathlib import Path
 
 import pytest
 from ansible_collections.lxcri.proxmox.tests.oci.registry import Registry
@@ -16,6 +17,15 @@ from ansible_collections.lxcri.proxmox.tests.oci.tools import install
 def tools() -> None:
     """skopeo, umoci, runc, crun and the others are there."""
     install()
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where modules put temporary files that are as large as an image."""
+    path = tmp_path / "scratch"
+    path.mkdir()
+    monkeypatch.setenv("TMPDIR", str(path))
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -201,7 +201,7 @@ def target(cluster: Simulator, **more: t.Any) -> dict[str, t.Any]:
 
 @pytest.mark.parametrize("form", ["lxc_template", "oci_archive"])
 @pytest.mark.parametrize("keep", [False, True])
-def test_an_upload(cluster: Simulator, app: str, tmp_path: Path, form: str, keep: bool) -> None:
+def test_an_upload(cluster: Simulator, app: str, tmp_path: Path, scratch: Path, form: str, keep: bool) -> None:
     place = {"path": str(tmp_path / "cache")} if keep else {}
     params = {"layout": app, "format": form, "upload": target(cluster), **place}
     result = artefact(check_mode=True, **params)
@@ -223,7 +223,7 @@ def test_an_upload(cluster: Simulator, app: str, tmp_path: Path, form: str, keep
     cluster.requests.clear()
     assert artefact(**params)["changed"] is False
     assert cluster.requests.lines == [CONTENT]
-    assert not [name for name in os.listdir("/var/tmp") if name.startswith("lxcri-")]
+    assert not list(scratch.iterdir())
 
 
 def test_uploads_that_are_refused(cluster: Simulator, app: str) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import tarfile
 import typing as t
@@ -68,7 +67,7 @@ Options = t.Callable[..., dict[str, t.Any]]
 
 
 def test_with_credentials_it_is_pulled_here_and_uploaded(
-    lxc: Lxc, registry: Registry, tmp_path: Path, options: Options
+    lxc: Lxc, registry: Registry, tmp_path: Path, scratch: Path, options: Options
 ) -> None:
     reference, digest = pushed(registry, tmp_path, "shop/app")
     registry.requests()
@@ -106,7 +105,7 @@ def test_with_credentials_it_is_pulled_here_and_uploaded(
     assert ["lxc.signal.halt", "SIGUSR1"] in lines
     assert [(loss["key"], loss["value"]) for loss in run.result["losses"]] == [("Volumes", "/var/lib/data")]
     assert PASSWORD not in json.dumps(run.result)
-    assert not [entry for entry in os.listdir("/var/tmp") if entry.startswith("lxcri-")]
+    assert not list(scratch.iterdir())
 
 
 def test_a_second_container_needs_no_upload(lxc: Lxc, registry: Registry, tmp_path: Path, options: Options) -> None:

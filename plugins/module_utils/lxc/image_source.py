@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import threading
 import typing as t
 
@@ -49,7 +48,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.remote import (
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.skopeo import Access, Skopeo
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.source import Source, find_source
-from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.unpack import writing
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.unpack import temporary_directory
 
 _FORMATS = {"upload": "oci_archive", "template": "lxc_template"}
 Known = t.TypeVar("Known")
@@ -160,8 +159,7 @@ class Images:
             "pull": "missing",
             "timeout": timeout,
         }
-        # Not in /tmp, which may be memory.
-        with writing("/var/tmp"), tempfile.TemporaryDirectory(prefix="lxcri-", dir="/var/tmp") as place:
+        with temporary_directory() as place:
             source = find_source(params, check_mode=False)
             artefact = {"format": _FORMATS[image.method], "path": place, "timeout": timeout}
             made = build_artefact(t.cast(Source, source), {}, artefact, CONVERTER, False, _never)

@@ -12,7 +12,6 @@ import os
 import re
 import stat
 import tarfile
-import tempfile
 import typing as t
 
 from ..api.errors import Failure
@@ -22,7 +21,7 @@ from .lxc_config import lines_of
 from .rootfs import Rootfs, find_user
 from .runtime_spec import ResolvedUser, cwd_wanted, process_of, runtime_spec, user_wanted
 from .source import Source
-from .unpack import Staging, descriptor_of, layout_files, unpack, write_failure, writing
+from .unpack import Staging, descriptor_of, layout_files, temporary_directory, unpack, write_failure, writing
 
 # What Proxmox mounts over or writes to (PVE/LXC.pm and PVE/LXC/Setup of pve-container).
 DIRECTORIES = (("/dev", 0o755), ("/proc", 0o755), ("/sys", 0o755), ("/run", 0o755), ("/tmp", 0o1777), ("/etc", 0o755))
@@ -128,8 +127,7 @@ def build_artefact(
             if uploads and not volume:
                 volume = uploads.put(path)
         else:
-            # Not in /tmp, which may be memory.
-            with writing("/var/tmp"), tempfile.TemporaryDirectory(prefix="lxcri-", dir="/var/tmp") as place:
+            with temporary_directory() as place:
                 temporary = os.path.join(place, file_name)
                 user = _make(source, options, form, temporary, params["timeout"])
                 volume = uploads.put(temporary) if uploads else None

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import time
 import typing as t
 
@@ -39,6 +40,20 @@ def writing(path: str) -> t.Iterator[None]:
         yield
     except OSError as error:
         raise write_failure(path, error.strerror or str(error), error.errno in _FULL) from None
+
+
+@contextlib.contextmanager
+def temporary_directory() -> t.Iterator[str]:
+    """A directory for what is as large as an image, gone at the end.
+
+    It is in ``TMPDIR`` or else in ``/var/tmp``, as skopeo and podman have it: /tmp may be memory.
+
+    Raises:
+        Failure: ``disk_full``, ``write_failed``.
+    """
+    parent = os.environ.get("TMPDIR") or "/var/tmp"
+    with writing(parent), tempfile.TemporaryDirectory(prefix="lxcri-", dir=parent) as path:
+        yield path
 
 
 def write_failure(path: str, why: str, full: bool) -> Failure:
