@@ -19,20 +19,25 @@ COUNTS = "i=0; while :; do i=$((i+1)); echo $i >/seq; sleep 0.2; done"
 RESOURCES = {"memory": {"limit": 64 << 20}, "pids": {"limit": 50}, "cpu": {"shares": 512}}
 
 
-@pytest.fixture(params=["runc", "crun"])
-def name(machine: Machine, request: pytest.FixtureRequest) -> str:
-    """The runtime; there is a bundle for it that counts."""
+def put_bundle(machine: Machine, path: str, script: str) -> None:
+    """A bundle that runs a script."""
     config = json.loads(json.dumps(CONFIG))
-    config["process"]["args"] = ["sh", "-c", COUNTS]
+    config["process"]["args"] = ["sh", "-c", script]
     config["linux"]["resources"] = RESOURCES
     # The network of a container that CRIU dumps is not the matter here.
     namespaces = config["linux"]["namespaces"]
     config["linux"]["namespaces"] = [entry for entry in namespaces if entry["type"] != "network"]
     machine.run(
-        f"mkdir -p {BUNDLE}/rootfs/bin && cd {BUNDLE}/rootfs && mkdir -p proc dev sys tmp etc && "
+        f"mkdir -p {path}/rootfs/bin && cd {path}/rootfs && mkdir -p proc dev sys tmp etc && "
         "cp /bin/busybox bin/ && for name in sh sleep echo cat id; do ln -sf busybox bin/$name; done"
     )
-    machine.write(f"{BUNDLE}/config.json", json.dumps(config))
+    machine.write(f"{path}/config.json", json.dumps(config))
+
+
+@pytest.fixture(params=["runc", "crun"])
+def name(machine: Machine, request: pytest.FixtureRequest) -> str:
+    """The runtime; there is a bundle for it that counts."""
+    put_bundle(machine, BUNDLE, COUNTS)
     return t.cast("str", request.param)
 
 

@@ -123,7 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
         registry.asked.append(self.path)
         path = urllib.parse.unquote(self.path)
         if path in registry.statuses:
-            return self._answer(registry.statuses[path], b'{"errors": []}')
+            # Of "too many requests" skopeo tries again after this many seconds, five times.
+            return self._answer(registry.statuses[path], b'{"errors": []}', {"Retry-After": "1"})
         if registry.identity and self.headers.get("Authorization") != f"Bearer {_BEARER}":
             challenge = f'Bearer realm="https://{registry.host}/token",service="hostile"'
             return self._answer(401, b"{}", {"WWW-Authenticate": challenge})

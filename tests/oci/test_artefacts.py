@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -183,6 +184,36 @@ def test_an_archive_of_an_image_of_docker(tmp_path: Path) -> None:
     assert descriptor["mediaType"] == "application/vnd.oci.image.manifest.v1+json"
 
 
+def test_an_image_that_skopeo_cannot_read(tmp_path: Path) -> None:
+    """An archive as docker-save writes it, of which a layer is missing."""
+    path = tmp_path / "web.tar"
+    with tarfile.open(path, "w") as archive:
+        documents = {
+            "manifest.json": [{"Config": "c.json", "RepoTags": ["web:1"], "Layers": ["gone/layer.tar"]}],
+            "c.json": {"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": ["sha256:00"]}},
+        }
+        for name, document in documents.items():
+            data = json.dumps(document).encode()
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    result = artefact(archive=str(path), format="oci_archive", path=str(tmp_path / "cache"))
+    assert result["failure"]["code"] == "convert_failed", result
+    assert os.listdir(tmp_path / "cache") == []
+
+
+def test_a_template_that_cannot_be_compressed(app: str, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/zstd").write_text("#!/bin/sh\necho out of order >&2\nexit 1\n")
+    (tmp_path / "bin/zstd").chmod(0o755)
+    params = {"layout": app, "format": "lxc_template", "path": str(tmp_path / "cache")}
+    result = run_module("oci_bundle", params, env={"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"})
+    assert result["failure"]["code"] == "archive_failed", result
+    assert "out of order" in result["msg"]
+    assert os.listdir(tmp_path / "cache") == []
+    assert artefact(**params)["changed"] is True
+
+
 def test_a_root_file_system_makes_no_archive(tmp_path: Path) -> None:
     result = artefact(rootfs="/", format="oci_archive", path=str(tmp_path))
     assert result["failure"]["code"] == "invalid_option"
@@ -238,18 +269,25 @@ def test_uploads_that_are_refused(cluster: Simulator, app: str) -> None:
     assert result["failure"]["code"] == "invalid_option", result
 
 
+# It lists what it has been sent.
 PVESH = """#!/usr/bin/python3
 import json, os, sys
 words = sys.argv[1:]
+if words[0] == "get":
+    volumes = []
+    for line in open(os.environ["PVESH_LOG"]) if os.path.exists(os.environ["PVESH_LOG"]) else ():
+        sent, data = json.loads(line)
+        name = sent[sent.index("--filename") + 1]
+        volumes.append({"volid": "local:vztmpl/" + name, "size": len(data) // 2, "content": "vztmpl"})
+    print(json.dumps(volumes))
+    sys.exit()
 with open(os.environ["PVESH_LOG"], "a") as log:
     options = dict(zip(words[2::2], words[3::2]))
     data = ""
     if "--tmpfilename" in options:
         data = open(options["--tmpfilename"], "rb").read().hex()
     log.write(json.dumps([words, data]) + "\\n")
-if words[0] == "get":
-    print("[]")
-elif os.environ.get("PVESH_FAIL"):
+if os.environ.get("PVESH_FAIL"):
     sys.exit(os.environ["PVESH_FAIL"])
 """
 
@@ -276,6 +314,8 @@ def test_an_upload_on_the_node_itself(app: str, tmp_path: Path) -> None:
     assert options["--filename"] == result["file_name"]
     assert bytes.fromhex(data) == Path(result["path"]).read_bytes()
     assert options["--checksum"] == hashlib.sha256(bytes.fromhex(data)).hexdigest()
-    failed = run_module("oci_bundle", params, env={**environment, "PVESH_FAIL": "something odd"})
+    assert run_module("oci_bundle", params, env=environment)["changed"] is False
+    environment.update(PVESH_FAIL="something odd", PVESH_LOG=str(tmp_path / "other"))
+    failed = run_module("oci_bundle", params, env=environment)
     assert failed["failure"]["code"] == "upload_failed", failed
     assert "something odd" in failed["msg"]

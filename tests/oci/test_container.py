@@ -603,6 +603,21 @@ def test_one_that_does_not_die(runc: Box) -> None:
     shim(runc.directory / "bin", "runc")
 
 
+def test_no_space_for_what_the_runtime_writes(box: Box) -> None:
+    box.root.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(box.root)], check=True)
+    try:
+        (box.root / "ballast").write_bytes(bytes(60 << 10))
+        result = box.attempt(state="started", bundle=str(box.bundle))
+        # runc says "unable to store init state", and not why.
+        assert code_of(result) == ("create_failed" if box.name == "runc" else "disk_full"), result
+        (box.root / "ballast").unlink()
+        box.started()
+        box.run(state="absent", stop_timeout=0)
+    finally:
+        subprocess.run(["umount", str(box.root)], check=True)
+
+
 def test_what_cannot_be_written(runc: Box) -> None:
     with pytest.raises(Failure) as caught, Records(runc.engine(), "/proc/nowhere").lock("x"):
         pass

@@ -52,7 +52,7 @@ def changed(directory: Path, task: t.Mapping[str, t.Any], defaults: t.Mapping[st
     whole = {
         "hosts": "localhost",
         "gather_facts": False,
-        "module_defaults": {MODULE: dict(defaults)},
+        "module_defaults": {key: dict(defaults) for key in task if key.startswith("lxcri.")},
         "vars": {"registry_password": PASSWORD, "ansible_python_interpreter": sys.executable},
         "tasks": [task],
     }

@@ -258,6 +258,8 @@ def test_what_a_registry_refuses(registry: Registry, hostile: Hostile, images: I
     assert code_of(images.run(images=[f"{hostile.host}/a:1"])) == "registry_unreachable"
     hostile.statuses["/v2/a/manifests/1"] = 403
     assert code_of(images.run(images=[f"{hostile.host}/a:1"])) == "unauthorized"
+    hostile.statuses["/v2/a/manifests/1"] = 429
+    assert code_of(images.run(images=[f"{hostile.host}/a:1"])) == "rate_limited"
     assert images.blobs() == []
     assert images.run(images=[reference], ca_path=None, validate_certs=False)["changed"] is True
 
