@@ -91,6 +91,26 @@ def test_the_examples(registry: Registry, here: dict[str, str], tmp_path: Path) 
     store.verify()
 
 
+def test_the_example_of_the_role(registry: Registry, here: dict[str, str], tmp_path: Path) -> None:
+    """As README has it, with the packages."""
+    readme = (Path(__file__).parents[2] / "roles/image_cache/README.md").read_text(encoding="utf-8")
+    text = readme.partition("```yaml\n")[2].partition("```")[0]
+    for name, place in here.items():
+        text = text.replace(name, place)
+    (shown,) = yaml.safe_load(text)
+    variables = shown["roles"][0]["vars"]
+    for group in variables["image_cache_groups"]:
+        group.setdefault("username", USER)
+        group.update(password=PASSWORD, ca_path=str(registry.certificate), platform="linux/amd64")
+    variables["image_cache_groups"][1]["username"] = USER
+    variables["image_cache_store"] = str(tmp_path / "store")
+    first, second = play(tmp_path, **variables), play(tmp_path, **variables)
+    assert (first.changed, first.failed) == (1, 0), first.output
+    assert (second.changed, second.failed) == (0, 0), second.output
+    names = [found["annotations"][REF_NAME].rpartition("/")[2] for found in Images(tmp_path / "store").layout.entries()]
+    assert sorted(names) == ["nginx:1.29", "redis:8", "web:stable"]
+
+
 def test_the_role_removes_what_no_group_has(registry: Registry, tmp_path: Path) -> None:
     store = Images(tmp_path / "store")
     kept = registry.push(image("kept").write(tmp_path / "kept"), "cache/kept", "1")
