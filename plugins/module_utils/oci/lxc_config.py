@@ -14,6 +14,7 @@ import shlex
 import typing as t
 
 from ..api.errors import Failure
+from ..node.raw_keys import CONTROL
 from . import init_command
 from .layout import Json
 from .lxc_mounts import inside, map_mounts, map_paths
@@ -32,7 +33,6 @@ DEFAULT_SIGNAL = "SIGTERM"
 MAX_DESCRIPTION = 8192
 _INFINITY = (1 << 64) - 1
 
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _VARIABLE = re.compile(r"[A-Za-z0-9_]+")
 _LABEL = r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _HOSTNAME = re.compile(rf"(?=.{{1,255}}\Z){_LABEL}(\.{_LABEL})*")
@@ -216,7 +216,7 @@ def _environment(key: str, variables: t.Mapping[str, str], mapped: Mapped) -> No
     for name, value in variables.items():
         if not _VARIABLE.fullmatch(name):
             mapped.lose(key, f"{name}={value}", "Proxmox takes letters, digits and _ in a name")
-        elif _CONTROL.search(value):
+        elif CONTROL.search(value):
             mapped.lose(key, f"{name}={value}", "the value has a line break or another control character")
         else:
             found[name] = value.rstrip(" \t")
@@ -434,7 +434,7 @@ def _annotations(annotations: Json, mapped: Mapped) -> None:
                 if not _TAG.fullmatch(tag):
                     mapped.lose(f"annotations.{name}", tag, "it cannot be a tag")
             mapped.api["tags"] = [tag for tag in tags if _TAG.fullmatch(tag)]
-        elif _CONTROL.search(name + value):
+        elif CONTROL.search(name + value):
             mapped.lose(f"annotations.{name}", value, "it has a control character")
         else:
             lines.append(f"{name}: {value}")
