@@ -38,6 +38,7 @@ BEFORE = {
 }
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("module", MODULES)
 def test_the_examples_of_a_module(machine: Machine, module: str, tmp_path: Path) -> None:
     """Each in check mode, for real, and again."""
@@ -106,7 +107,7 @@ def play(machine: Machine, tasks: list[dict[str, t.Any]], directory: Path) -> di
         text=True,
         env=environment,
         stdin=subprocess.DEVNULL,
-        timeout=280,
+        timeout=880,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
