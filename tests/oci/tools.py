@@ -22,6 +22,7 @@ PACKAGES = {
     "/bin/busybox": "busybox-static",
     "/usr/bin/zstd": "zstd",
     "/usr/bin/openssl": "openssl",
+    "/usr/bin/mmdebstrap": "mmdebstrap",
     "/usr/share/gocode/src/github.com/opencontainers/runtime-spec": "golang-github-opencontainers-specs-dev",
     "/usr/share/gocode/src/github.com/opencontainers/image-spec": "golang-github-opencontainers-image-spec-dev",
 }
