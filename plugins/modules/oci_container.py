@@ -268,12 +268,13 @@ options:
 """
 
 EXAMPLES = r"""
-- name: A container runs
+- name: A container runs, and can be checkpointed
   lxcri.proxmox.oci_container:
     id: web
     bundle: /srv/bundles/web
     state: started
     recreate: if_changed
+    log: /dev/null
 
 - name: A job, and what it has printed
   lxcri.proxmox.oci_container:
@@ -314,6 +315,7 @@ EXAMPLES = r"""
     id: web
     bundle: /srv/bundles/web
     state: started
+    log: /dev/null
     restore: {path: /srv/checkpoints/web}
 
 - name: It is gone
