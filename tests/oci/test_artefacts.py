@@ -74,7 +74,7 @@ def app(tmp_path: Path) -> str:
             entry("-C", "x"),
         ),
         layer(directory("data", 0o700, (1000, 1000))),
-        config={"Cmd": ["sh"], "User": "app", "WorkingDir": "/work/dir", "Volumes": {"/data": {}, "/vol/ume": {}}},
+        config={"Cmd": ["sh"], "User": "app", "WorkingDir": "/srv/app/dir", "Volumes": {"/data": {}, "/vol/ume": {}}},
     )
     return f"{image.write(tmp_path / 'layout')}:latest"
 

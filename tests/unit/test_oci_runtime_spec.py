@@ -255,6 +255,11 @@ def test_control_characters(bad: str, key: str) -> None:
     assert caught.value.code == "unsafe_config"
 
 
+@pytest.mark.parametrize("key", ["User", "WorkingDir", "StopSignal", "Volumes"])
+def test_a_tab_is_admitted_in_the_environment_only(key: str) -> None:
+    test_control_characters("\t", key)
+
+
 def test_annotations_of_an_image() -> None:
     config = {"StopSignal": "SIGQUIT", "ExposedPorts": {"80/tcp": {}, "53/udp": {}}, "Labels": {"a": "b"}}
     image = {"os": "linux", "architecture": "arm64", "author": "", "created": "2026-01-01T00:00:00Z", "config": config}

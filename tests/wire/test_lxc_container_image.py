@@ -318,7 +318,7 @@ def test_wrong_volumes(lxc: Lxc, hub: Hub, volumes: dict[str, t.Any], option: st
         ("Env", ["A=1\nlxc.hook.pre-start: /tmp/x"]),
         ("WorkingDir", "/a\nb"),
         ("StopSignal", "SIGTERM\n"),
-        ("User", "a\rb"),
+        ("User", "a\tb"),
         ("Cmd", ["sh", "-c", "a\nb"]),
     ],
 )

@@ -25,7 +25,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import (
     Plan,
     Step,
 )
-from ansible_collections.lxcri.proxmox.plugins.module_utils.node.raw_keys import CONTROL
+from ansible_collections.lxcri.proxmox.plugins.module_utils.node.raw_keys import CONTROL, CONTROL_OR_TAB
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci import init_command
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.image import STORE
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.lxc_config import Mapped, from_image
@@ -243,7 +243,7 @@ def file_stem(reference: Reference, digest: str) -> str:
 
 
 def refuse_control_characters(config: t.Mapping[str, t.Any], imported_as_it_is: bool = False) -> None:
-    """Refuse an image that could write lines of its own into a container's file; a tab cannot.
+    """Refuse an image that could write lines of its own into a container's file. A tab in ``Env`` cannot.
 
     Proxmox admits line breaks (``restore_oci_archive`` of PVE/LXC/Create.pm).
 
@@ -256,7 +256,8 @@ def refuse_control_characters(config: t.Mapping[str, t.Any], imported_as_it_is: 
     for key in keys:
         value = config.get(key)
         texts = [value] if isinstance(value, str) else list(value or ())
-        if any(isinstance(text, str) and CONTROL.search(text) for text in texts):
+        refused = CONTROL if key == "Env" else CONTROL_OR_TAB
+        if any(isinstance(text, str) and refused.search(text) for text in texts):
             raise Failure(
                 "image_rejected",
                 f"{key} of the image has control characters, which could be lines of the container's configuration.",

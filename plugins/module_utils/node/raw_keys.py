@@ -17,6 +17,7 @@ from ..api.errors import Failure
 KEY = re.compile(r"lxc\.[a-z0-9_.-]+")
 LINE = re.compile(r"(lxc\.[a-z0-9_.-]+)(?::|\s*=)\s*(.*?)\s*", re.ASCII)
 CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+CONTROL_OR_TAB = re.compile(r"[\x00-\x1f\x7f]")
 # The variables of the entrypoint, which are `env` of the API and no raw lines (write_pct_config).
 ENVIRONMENT = "lxc.environment.runtime"
 

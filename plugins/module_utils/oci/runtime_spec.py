@@ -12,7 +12,7 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ..api.errors import Failure
-from ..node.raw_keys import CONTROL
+from ..node.raw_keys import CONTROL, CONTROL_OR_TAB
 from .layout import Json, invalid
 
 # What every runtime since runc 1.0 and crun 0.1 reads.
@@ -177,8 +177,9 @@ class Process:
 def process_of(image: t.Mapping[str, t.Any]) -> Process:
     """What an image configuration says about its process (image-spec, config.md and conversion.md).
 
-    A relative ``WorkingDir`` is one below ``/``, as in Docker. No control character but a tab is admitted in ``Env``,
-    ``User``, ``WorkingDir``, ``StopSignal`` and ``Volumes``: they end up in files where a line has a meaning.
+    A relative ``WorkingDir`` is one below ``/``, as in Docker. No control character is admitted in ``Env``, ``User``,
+    ``WorkingDir``, ``StopSignal`` and ``Volumes``, but a tab in ``Env``: they end up in files where a line has
+    a meaning.
 
     Raises:
         Failure: ``invalid_image``, ``unsafe_config``.
@@ -208,7 +209,8 @@ def process_of(image: t.Mapping[str, t.Any]) -> Process:
         "Volumes": process.volumes,
     }
     for name, values in checked.items():
-        if any(CONTROL.search(value) for value in values):
+        refused = CONTROL if name == "Env" else CONTROL_OR_TAB
+        if any(refused.search(value) for value in values):
             raise Failure(
                 "unsafe_config",
                 f"{name} of the image's configuration has a control character.",
@@ -297,7 +299,7 @@ def runtime_spec(
         "linux": _linux(options),
     }
     if options.get("hostname"):
-        if re.search(r"[\x00-\x1f\x7f]", options["hostname"]) or len(options["hostname"]) > 64:
+        if CONTROL_OR_TAB.search(options["hostname"]) or len(options["hostname"]) > 64:
             raise _bad("hostname", "it has at most 64 characters, and no control character")
         spec["hostname"] = options["hostname"]
     hooks = _hooks(options.get("hooks") or {})
