@@ -609,8 +609,7 @@ def test_no_space_for_what_the_runtime_writes(box: Box) -> None:
     try:
         (box.root / "ballast").write_bytes(bytes(60 << 10))
         result = box.attempt(state="started", bundle=str(box.bundle))
-        # runc says "unable to store init state", and not why.
-        assert code_of(result) == ("create_failed" if box.name == "runc" else "disk_full"), result
+        assert code_of(result) == "disk_full", result
         (box.root / "ballast").unlink()
         box.started()
         box.run(state="absent", stop_timeout=0)

@@ -282,7 +282,17 @@ def test_what_a_failed_creation_means() -> None:
         ("write /x: no space left on device", "disk_full"),
         ("something else", "create_failed"),
     ):
-        assert container.creation_failure("box", bundle, Done(1, errors=(why,))).code == code
+        assert container.creation_failure("box", bundle, Done(1, errors=(why,)), False).code == code
+    unstored = Done(1, errors=("unable to start container process: unable to store init state",))
+    assert container.creation_failure("box", bundle, unstored, True).code == "disk_full"
+    assert container.creation_failure("box", bundle, unstored, False).code == "create_failed"
+    other = Done(1, errors=("something else",))
+    assert container.creation_failure("box", bundle, other, True).code == "create_failed"
+
+
+def test_room_for_the_state_of_a_container(tmp_path: Path) -> None:
+    assert not Runtime("runc", "runc", str(tmp_path)).is_full()
+    assert not Runtime("runc", "runc", str(tmp_path / "missing")).is_full()
 
 
 # ---------------------------------------------------------------------------------------------------------------- CRIU

@@ -436,7 +436,7 @@ class Engine:
         pid = taken_number(pid_file)
         if done.rc:
             self._undo_creation()
-            raise creation_failure(self.id, bundle, done)
+            raise creation_failure(self.id, bundle, done, self.runtime.is_full())
         self._found(bundle, log, pid)
 
     def _remember(self, bundle: Bundle, log: str | None, pid: int | None = None) -> None:
@@ -716,8 +716,8 @@ def _exec_failed(container_id: str, done: Done) -> Failure:
     )
 
 
-def creation_failure(container_id: str, bundle: Bundle, done: Done) -> Failure:
-    """What it means that a runtime has not created a container."""
+def creation_failure(container_id: str, bundle: Bundle, done: Done, full: bool) -> Failure:
+    """What it means that a runtime has not created a container. full: whether it has no room for its state."""
     why = done.why
     if "hybrid" in why:
         return Failure(
@@ -726,7 +726,8 @@ def creation_failure(container_id: str, bundle: Bundle, done: Done) -> Failure:
             "Use runc, or boot with control groups of version 2 alone.",
             id=container_id,
         )
-    if "o space left on device" in why:
+    # runc does not say why it could not store it.
+    if "o space left on device" in why or (full and "store init state" in why):
         return Failure("disk_full", f"Container {container_id} was not created: {why}.", "Free space.", id=container_id)
     if _NOT_EXECUTED.search(why):
         return _exec_failed(container_id, done)

@@ -22,6 +22,8 @@ from .cgroup import is_hybrid
 
 Json = dict[str, t.Any]
 
+# Bytes. What a runtime keeps of a container: its configuration, with what the runtime has made of it.
+_RECORD = 64 << 10
 # The runtimes, and where they keep the state of containers when root runs them.
 ROOTS = {"crun": "/run/crun", "runc": "/run/runc"}
 AUTO = "auto"
@@ -239,6 +241,14 @@ class Runtime:
         if found:
             return found
         return State(container_id, "broken") if self.has(container_id) else None
+
+    def is_full(self) -> bool:
+        """Whether there is no room in :attr:`root` for what the runtime keeps of one more container."""
+        try:
+            found = os.statvfs(self.root)
+        except OSError:
+            return False
+        return found.f_bavail * found.f_frsize < _RECORD
 
     def states(self) -> list[State]:
         """``list``, and what is left of interrupted creations.
