@@ -16,6 +16,8 @@ description:
   - Finding everything as declared costs one request for each container, one for each node and one for the cluster.
   - A container that fails does not stop the others. The task fails at the end and names all that failed.
   - Running it again after an interruption finishes the work. What the interrupted run was creating is awaited first.
+  - Replicas of a group can be changed a few at a time, each with a health check, and rolled back when they do not work;
+    see O(rollouts).
   - While it runs, it shows a line for each finished step. When the module runs on another host than the controller,
     no lines are shown.
 seealso:
@@ -54,6 +56,79 @@ options:
         matches decides.
     type: dict
     default: {}
+  rollouts:
+    description:
+      - How the replicas of a group are changed. Containers of no group in this list are all changed at once, before.
+      - Replicas that do not run are made first, those of all groups at once. The others follow in batches, in which no
+        more of them are out of service than O(rollouts[].max_unavailable) says. Before each batch the health of all is
+        looked at. When one of them could not be made as declared, or is not healthy afterwards, the roll-out stops, and
+        what was not reached yet keeps its old configuration.
+      - Groups are rolled out one after the other. One that stops does not keep the others from being rolled out.
+      - Running the task again after an interruption finishes the roll-out.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      group:
+        description: The O(containers[].group).
+        type: str
+        required: true
+      max_unavailable:
+        description:
+          - How many replicas may be out of service at a time, or which share of them, such as V(25%). A share is
+            rounded down, but is at least one where there are no O(containers[].surge) containers.
+          - Each surge container that is healthy adds one.
+        type: str
+        default: "1"
+      order:
+        description: In which order of the list they are changed.
+        type: str
+        choices: [ascending, descending]
+        default: ascending
+      on_failure:
+        description:
+          - What becomes of a replica that does not work after its change. V(stop) leaves it as it is.
+          - V(rollback) makes it what it was, its configuration, B(its volumes), and whether it runs. Each replica has a
+            snapshot C(before-rollout) while it is changed. Where there can be no snapshots, this is refused
+            beforehand, and so it is for what a snapshot does not take back - another node, storage or backup.
+          - A container that is made anew of another O(containers[].image) can have no snapshot. It goes back by being
+            made of the former image again, and its other volumes stay as they are.
+          - A volume that grows does so before the snapshot, and stays that large.
+          - A replica that is new has nothing to go back to, and is left for a look at it.
+        type: str
+        choices: [stop, rollback]
+        default: stop
+      rollback_within:
+        description:
+          - How old a snapshot may be, in seconds, to be rolled back to. That of an interrupted run may be older; it is
+            named then, and what was written since is not lost.
+        type: int
+        default: 3600
+  ssh:
+    description:
+      - How the nodes are reached for O(containers[].health.command). A key has to be accepted there; nobody is asked
+        for a password. With O(api_backend=local), containers of the same node need no SSH.
+    type: dict
+    suboptions:
+      user:
+        description: The user on the node, who has to be able to run C(pct).
+        type: str
+        default: root
+      port:
+        description: The port.
+        type: int
+      key_file:
+        description: The private key.
+        type: path
+      args:
+        description: More arguments for C(ssh), such as V(-J) and V(jump.example).
+        type: list
+        elements: str
+        default: []
+      hosts:
+        description: The addresses of nodes that are not reached by their names.
+        type: dict
+        default: {}
   progress_path:
     description:
       - A file to which a line is added for each finished step. The action plugin of this module sets it to show the
@@ -75,6 +150,26 @@ EXAMPLES = r"""
       - {hostname: web-1}
       - {hostname: web-2}
       - {hostname: web-3, memory: 1024}
+    owner: shop
+    prune: stop
+
+- name: More memory for them, one after the other, and back to less when one does not answer any more
+  lxcri.proxmox.lxc_fleet:
+    defaults:
+      template: local:vztmpl/debian-13-standard_13.1-2_amd64.tar.zst
+      rootfs: {storage: local-zfs, size: 8G}
+      networks:
+        - {name: eth0, bridge: vmbr0, ip: dhcp}
+      memory: 768
+      spread: web
+      group: web
+      restart: if_needed
+    containers:
+      - {hostname: web-1}
+      - {hostname: web-2}
+      - {hostname: web-3, memory: 1024}
+    rollouts:
+      - {group: web, max_unavailable: 1, on_failure: rollback}
     owner: shop
     prune: stop
 """
@@ -127,10 +222,48 @@ containers:
       description: See RV(lxcri.proxmox.lxc_container#module:losses).
       type: list
       elements: dict
+    health:
+      description: What came out of the last health check, with C(healthy), C(check), C(output), C(tries), C(seconds).
+      returned: when its health was checked
+      type: dict
     failure:
       description: See RV(lxcri.proxmox.lxc_container#module:failure).
       returned: when it failed
       type: dict
+rollouts:
+  description: What became of each group of O(rollouts) in which there was something to do.
+  returned: always
+  type: list
+  elements: dict
+  contains:
+    group:
+      description: The group.
+      type: str
+    on_failure:
+      description: What becomes of a replica that does not work.
+      type: str
+    batches:
+      description: The replicas that were changed at a time, in check mode those that would be if all are healthy.
+      type: list
+      elements: list
+    done:
+      description: The replicas that are as declared now.
+      type: list
+      elements: str
+    failed:
+      description:
+        - The replicas that are not, each with C(replica), C(container), C(code), C(reason), the keys of its C(changes),
+          the C(check) that failed and its C(output), whether it was C(rolled_back), and the C(snapshot) that is left.
+      type: list
+      elements: dict
+    kept:
+      description: The replicas that the roll-out has not reached, which are as they were.
+      type: list
+      elements: str
+    blocking:
+      description: The replicas that are as declared but do not work, so that no other one may be touched.
+      type: list
+      elements: str
 summary:
   description: How many containers were C(created), C(changed), C(unchanged), C(pruned) and how many C(failed).
   returned: always
@@ -144,9 +277,12 @@ failure:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.options import api_options, run
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.fleet import Engine, Ownership
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.fleet import Ownership
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.health_run import Checker, Nodes, check_options
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.progress import reporter
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.results import fleet_result
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.rollout import rollout_options, strategies_of
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.rollout_run import RollingEngine
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import (
     check_fleet,
     declare_fleet,
@@ -156,18 +292,22 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import (
 
 def main():
     module = AnsibleModule(
-        argument_spec={**api_options(), **fleet_options()},
+        argument_spec={**api_options(), **fleet_options(), **rollout_options(), **check_options()},
         supports_check_mode=True,
     )
 
     def work(connect):
         params = module.params
         check_fleet(params)
+        strategies = strategies_of(params["rollouts"])
         fleet = declare_fleet(params["containers"], params["defaults"], params["owner"])
         ownership = Ownership(params["owner"], params["prune"], params["prune_tags"])
         with reporter(params["progress_path"]) as report:
-            engine = Engine(connect(), module.check_mode, params["concurrency"], report)
-            return fleet_result(engine.run(fleet, ownership), module.check_mode)
+            client = connect()
+            checker = Checker(client, Nodes.of(params["ssh"], params["api_backend"]))
+            engine = RollingEngine(client, strategies, checker, module.check_mode, params["concurrency"], report)
+            outcomes = engine.run(fleet, ownership)
+        return fleet_result(outcomes, module.check_mode, engine.reports)
 
     run(module, work)
 

@@ -14,22 +14,24 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from urllib.parse import unquote
 
-from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import refuse_missing
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import Need, refuse_missing
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
-from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import TaskWatcher, type_of, user_of
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.parallel import by_node, in_parallel
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.plan import RECREATE, RESTART, Step
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import Log, TaskWatcher, type_of, user_of
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.addresses import configured_addresses
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import (
     FETCHING,
     Executor,
-    Log,
     VmidAllocator,
     interface_addresses,
     read_container,
 )
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.cluster import Cluster, Guest, by_node, in_parallel
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.cluster import Cluster, Guest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.converge import converge_plan, creation_notes
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.health import Verdict
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import (
     ImageSpec,
     drops_variables,
@@ -39,15 +41,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import (
     settle,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image_source import Images, find_holder, read_standing
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import (
-    RECREATE,
-    RESTART,
-    VMID,
-    Actual,
-    Plan,
-    Step,
-    waiting_keys,
-)
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import VMID, Actual, Plan, waiting_keys
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.plan import ImageFacts, is_to_be_remade, make_plan
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.recreate import (
     Standing,
@@ -70,6 +64,7 @@ class Outcome:
 
     before, after: the container as it was and as it is (check mode: as it was).
     pruned: it was not declared, but owned. facts: of the image that is declared.
+    health: what came out of its health check.
     """
 
     declared: Declared
@@ -82,6 +77,7 @@ class Outcome:
     source: Actual | None = None
     facts: ImageFacts = field(default_factory=ImageFacts)
     pruned: bool = False
+    health: Verdict | None = None
 
     @property
     def changed(self) -> bool:
@@ -149,6 +145,7 @@ class Outcome:
             "tasks": self.log.as_list(),
             "notes": self.plan.notes,
             "losses": self.plan.losses,
+            **({"health": self.health.as_dict()} if self.health else {}),
         }
 
 
@@ -211,14 +208,20 @@ class Engine:
         outcomes = self._find(fleet, ownership)
         self._place(outcomes)
         in_parallel(self._prepare, outcomes)
+        outcomes = self._arrange(outcomes)
         share_fetches(outcomes)
-        refuse_missing(
-            self._client, [need for outcome in outcomes if not outcome.failure for need in outcome.plan.needs]
-        )
+        refuse_missing(self._client, [need for o in outcomes if not o.failure for need in self._needs(o)])
         if not self._check_mode:
             self._apply(outcomes)
         self._read_addresses(outcomes)
         return outcomes
+
+    def _arrange(self, outcomes: list[Outcome]) -> list[Outcome]:
+        """What there is to be done, once all plans are made."""
+        return outcomes
+
+    def _needs(self, outcome: Outcome) -> list[Need]:
+        return outcome.plan.needs
 
     def _prepare(self, outcome: Outcome) -> None:
         """Plan for one container; its failure is kept with it."""
@@ -394,32 +397,52 @@ class Engine:
     # --------------------------------------------------------------------------------------------- placement
 
     def _place(self, outcomes: t.Sequence[Outcome]) -> None:
-        """Give new containers without a node one: evenly by ``spread``, then by number, then by memory in use."""
-        new = [o for o in outcomes if o.before is None and not o.declared.node and not o.failure and not o.pruned]
-        # A clone is made where its source is: volumes of most storages cannot be copied to another node.
-        new = [
-            o for o in new if o.declared.spread is not None and o.declared.state != "absent" and not o.declared.clone
-        ]
+        """Give new containers without a node one: evenly by ``spread``, then by number, then by memory in use.
+
+        The containers of a unit go to the same node: that on which the first of them is.
+        """
+        units: dict[t.Any, list[Outcome]] = {}
+        for outcome in outcomes:
+            if not outcome.pruned and outcome.declared.state != "absent":
+                units.setdefault(outcome.declared.unit or id(outcome), []).append(outcome)
+        groups: Counter[tuple[str, str]] = Counter()
+        new = []
+        for unit in units.values():
+            node = _node_of_unit(unit)
+            if node:
+                self._assign(unit, node)
+                if unit[0].declared.spread:
+                    groups[(unit[0].declared.spread, node)] += 1
+            elif self._is_placeable(unit[0]):
+                new.append(unit)
         if not new:
             return
         nodes = self._cluster.online_nodes
         if not nodes:
             raise Failure("node_offline", "No node is online.", "Bring a node back.")
         total = Counter(guest.node for guest in self._cluster.guests)
-        groups: Counter[tuple[str, str]] = Counter()
-        for outcome in outcomes:
-            node = outcome.before.node if outcome.before else outcome.declared.node
-            if node and outcome.declared.spread:
-                groups[(outcome.declared.spread, node)] += 1
-        for outcome in new:
-            spread = outcome.declared.spread or ""
+        for unit in new:
+            spread = unit[0].declared.spread or ""
             node = min(
                 nodes, key=lambda name: (groups[(spread, name)], total[name], self._cluster.memory_share(name), name)
             )
             if spread:
                 groups[(spread, node)] += 1
-            total[node] += 1
-            outcome.declared = replace(outcome.declared, node=node)
+            total[node] += len(unit)
+            self._assign(unit, node)
+
+    @staticmethod
+    def _is_placeable(outcome: Outcome) -> bool:
+        # A clone is made where its source is: volumes of most storages cannot be copied to another node.
+        return not outcome.failure and outcome.declared.spread is not None and not outcome.declared.clone
+
+    @staticmethod
+    def _assign(unit: t.Sequence[Outcome], node: str) -> None:
+        """Have the containers of a unit, or a new container, on a node; one that stands alone stays where it is."""
+        for outcome in unit:
+            declared = outcome.declared
+            if not declared.node and not declared.clone and (declared.unit or outcome.before is None):
+                outcome.declared = replace(declared, node=node)
 
     # ------------------------------------------------------------------------------------------------ sources
 
@@ -516,13 +539,18 @@ class Engine:
     # ------------------------------------------------------------------------------------------------ applying
 
     def _apply(self, outcomes: t.Sequence[Outcome]) -> None:
+        work = self._begin(outcomes)
+        by_node(self._apply_one, work, working_node, self._concurrency)
+
+    def _begin(self, outcomes: t.Sequence[Outcome]) -> list[Outcome]:
+        """Get ready to apply the plans; those that there are."""
         work = [outcome for outcome in outcomes if outcome.plan.changed and not outcome.failure]
         self._total = sum(len(outcome.plan.steps) for outcome in work)
         self._vmids = VmidAllocator(
             self._client,
             [o.declared.vmid for o in outcomes if o.declared.vmid is not None],
         )
-        by_node(self._apply_one, work, _working_node, self._concurrency)
+        return work
 
     def _apply_one(self, outcome: Outcome) -> None:
         declared = outcome.declared
@@ -557,7 +585,7 @@ class Engine:
                 if before:
                     before.pool = pool
                 outcome.plan = make_plan(declared, before, outcome.source, outcome.facts)
-        _name_requests(outcome.plan, vmid)
+        name_requests(outcome.plan, vmid)
         node = _final_node(outcome)
         if outcome.plan.converge:
             made = read_container(self._client, node, vmid)
@@ -679,17 +707,31 @@ def _is_pruned(actual: Actual, ownership: Ownership, outcome: Outcome) -> bool:
     return str(ownership.owner).lower() in tags and state == outcome.declared.state
 
 
-def _name_requests(plan: Plan, vmid: int) -> None:
+def name_requests(plan: Plan, vmid: int) -> None:
     """Put the id that was chosen into the requests that the plan shows."""
     for change in plan.changes:
         if change.request:
             change.request = change.request.replace(VMID, str(vmid))
 
 
-def _working_node(outcome: Outcome) -> str:
+def working_node(outcome: Outcome) -> str:
     """The node whose daemon carries out the steps."""
     paths = (step.path.split("/") for step in outcome.plan.steps)
     return next((parts[1] for parts in paths if parts[0] == "nodes"), "")
+
+
+def _node_of_unit(unit: t.Sequence[Outcome]) -> str | None:
+    """Where the containers of a unit are to be; None when that can be chosen.
+
+    Raises:
+        Failure: ``invalid_option`` when they are declared on different nodes.
+    """
+    declared = {outcome.declared.node for outcome in unit if outcome.declared.node}
+    if len(declared) > 1:
+        names = ", ".join(outcome.declared.label for outcome in unit)
+        raise invalid("unit", f"{names} are on one node, but declared on {' and '.join(sorted(declared))}")
+    there = next((outcome.before.node for outcome in unit if outcome.before), None)
+    return next(iter(declared), there)
 
 
 def _final_node(outcome: Outcome) -> str:

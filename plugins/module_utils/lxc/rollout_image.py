@@ -1,0 +1,101 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Going back to the image of which a container was made before. Pure functions, no I/O.
+
+Proxmox takes no container with snapshots apart to make it anew, so that there can be no snapshot to go back to. But the
+container's mark says of which image it was, by its digest: going back is making it anew of that one, with its volumes.
+"""
+
+from __future__ import annotations
+
+import re
+import typing as t
+from dataclasses import replace
+
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import ImageSpec, Mark, mark_of, without_mark
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Actual, Plan
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.properties import ANY_VOLUME
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import NEVER_UNSET, Declared
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.reference import parse_reference
+
+
+def is_remade(plan: Plan, before: Actual) -> bool:
+    """Whether an existing container is made anew of an image.
+
+    Raises:
+        Failure: ``rollback_impossible`` when nobody knows of which image it is now.
+    """
+    if not any(step.action in ("reserved", "created") for step in plan.steps):
+        return False
+    if mark_of(before.config.get("description")) is None:
+        raise Failure(
+            "rollback_impossible",
+            f"{before.hostname} ({before.vmid}) could not be rolled back: of which image it is, is not known.",
+            "Set 'on_failure: stop' for this change.",
+            vmid=before.vmid,
+        )
+    return True
+
+
+def former_image(spec: ImageSpec, mark: Mark, digest: str | None) -> ImageSpec:
+    """The image of which a container was.
+
+    spec: the image that is declared now, with how it is fetched.
+    digest: what the former reference means now; None when nobody knows any more.
+    """
+    reference = parse_reference(mark.reference)
+    former = replace(spec, reference=reference, pull="missing")
+    if reference.digest or digest == mark.digest:
+        return former
+    # Proxmox itself pulls by a tag only.
+    method = "auto" if spec.method == "registry" else spec.method
+    return replace(former, reference=reference.at(mark.digest), method=method)
+
+
+def former_declaration(declared: Declared, before: Actual, image: ImageSpec) -> Declared:
+    """The declaration by which a container becomes what it was: of the keys that are declared, what they were.
+
+    What was made of the change besides, such as a volume, is detached and kept.
+    """
+    mark = t.cast("Mark", mark_of(before.config.get("description")))
+    family_keys = [key for key in before.config if re.sub(r"\d+\Z", "", key) in declared.families]
+    config = {
+        key: _as_it_was(key, before.config[key])
+        for key in dict.fromkeys((*declared.config, *family_keys))
+        if key in before.config
+    }
+    # The volumes of the image are declared with the image.
+    config = {key: normal for key, normal in config.items() if not _is_mounted_at(normal, image.volumes)}
+    if "description" in declared.config:
+        config["description"] = without_mark(before.config.get("description"))
+    if isinstance(config.get("env"), dict):
+        config["env"] = {name: value for name, value in config["env"].items() if name in mark.env}
+    new = [key for key in declared.config if key not in before.config and key not in config]
+    return replace(
+        declared,
+        image=image,
+        config=config,
+        unset=tuple(key for key in new if key not in NEVER_UNSET and not key[-1].isdigit()),
+        vmid=before.vmid,
+        node=before.node,
+        state="started" if before.running else "stopped",
+        restart="if_needed",
+        recreate=True,
+        wait_for_address=False,
+    )
+
+
+def _as_it_was(key: str, text: t.Any) -> t.Any:
+    normal = properties.read(key, text)
+    if properties.is_mount(key) and isinstance(normal, dict):
+        # A volume that was moved to and fro has another name.
+        is_volume = properties.volume_of(normal["volume"]).kind == "volume"
+        return {**normal, "volume": ANY_VOLUME} if is_volume else normal
+    return normal
+
+
+def _is_mounted_at(normal: t.Any, paths: t.Container[str]) -> bool:
+    return isinstance(normal, dict) and normal.get("mp") in paths
