@@ -489,6 +489,109 @@ timeout:
   default: 600
 """
 
+# What only the containers of a fleet have.
+FLEET_OPTIONS = r"""
+state:
+  description: STATE
+  type: str
+  choices: [present, started, stopped, absent]
+spread:
+  description:
+    - Containers with the same value are spread evenly over the nodes when they are created without C(node).
+  type: str
+group:
+  description:
+    - The group of replicas to which the container belongs. When O(rollouts) has a strategy for it, its replicas are
+      changed a few at a time, in the order of the list.
+  type: str
+unit:
+  description:
+    - Containers with the same value are one replica. They are on one node, that of the first of them, and they are
+      changed and rolled back together.
+  type: str
+surge:
+  description:
+    - Whether the container is there only while others of its O(GROUP) are changed. It is created before the first of
+      them is changed, and removed B(with its volumes) when the last one works.
+  type: bool
+health:
+  description:
+    - What the container has to answer while it runs. Of O(HEALTH.tcp), O(HEALTH.http) and O(HEALTH.command) at least
+      one is given, and all that are must succeed at once.
+    - It is awaited after every change, and verified in every run. A container that is not healthy fails the task.
+    - In check mode nothing is asked.
+    - Connections are made by the machine where the module runs, which has to reach the container.
+  type: dict
+  suboptions:
+    tcp:
+      description: A connection that has to be accepted.
+      type: dict
+      suboptions: &endpoint
+        port:
+          description: The port.
+          type: int
+          required: true
+        address:
+          description:
+            - The address. Without it, it is the first static one of the container, or else one that it has got.
+          type: str
+    http:
+      description: A GET request. Redirections are not followed.
+      type: dict
+      suboptions:
+        path:
+          description: The path, with a query if that is needed.
+          type: str
+          default: /
+        scheme:
+          description: With V(https), the name of the certificate is that of the header C(Host), or the address.
+          type: str
+          choices: [http, https]
+          default: http
+        status:
+          description: The statuses that are good. An empty list means 200 to 399.
+          type: list
+          elements: int
+          default: []
+        headers:
+          description: Headers of the request. They are no place for secrets; Ansible shows a task's options.
+          type: dict
+          default: {}
+        validate_certs:
+          description: Whether the certificate is verified.
+          type: bool
+          default: true
+        ca_path:
+          description: A file with the certificates (PEM) of the authorities that are trusted.
+          type: path
+        <<: *endpoint
+    command:
+      description:
+        - A command that has to end with status 0 in the container, as a list. Its node runs it with C(pct exec), which
+          takes root on the node; see O(ssh).
+      type: list
+      elements: str
+    command_user:
+      description: The user inside the container who runs O(HEALTH.command). Without it, it is root.
+      type: str
+    start_period:
+      description: Seconds after the start of the container in which failures do not count.
+      type: float
+      default: 30
+    interval:
+      description: Seconds between two attempts.
+      type: float
+      default: 2
+    timeout:
+      description: Seconds for one attempt of each check.
+      type: float
+      default: 5
+    retries:
+      description: After how many failures in a row the container is not healthy.
+      type: int
+      default: 3
+"""
+
 _REFERENCES = {
     "O(MIGRATE)": "migrate=true",
     "O(HOSTNAME)": "hostname",
@@ -522,6 +625,15 @@ def _options(prefix: str, indent: int) -> str:
     return textwrap.indent(text, " " * indent)
 
 
+def _fleet_options(prefix: str, state: str, indent: int) -> str:
+    """What only the containers of a fleet have, with references to each other below ``prefix``, and indented."""
+    text = FLEET_OPTIONS.strip("\n").replace("STATE", state)
+    text = text.replace("O(GROUP)", f"O({prefix}group)").replace("O(HEALTH.", f"O({prefix}health.")
+    # A document cannot have one anchor twice.
+    anchor = "endpoint_" + re.sub(r"\W", "", prefix)
+    return textwrap.indent(text.replace("&endpoint", f"&{anchor}").replace("*endpoint", f"*{anchor}"), " " * indent)
+
+
 class ModuleDocFragment:
     # The options of one container, at the top level.
     DOCUMENTATION: str = "options:\n" + _options("", 2)
@@ -539,15 +651,9 @@ options:
     elements: dict
     required: true
     suboptions:
-      state:
-        description: What the container is to be, see O(lxcri.proxmox.lxc_container#module:state).
-        type: str
-        choices: [present, started, stopped, absent]
-      spread:
-        description:
-          - Containers with the same value are spread evenly over the nodes when they are created without C(node).
-        type: str
 """
+        + _fleet_options("containers[].", "What it is to be, see O(lxcri.proxmox.lxc_container#module:state).", 6)
+        + "\n"
         + _options("containers[].", 6)
         + r"""
   defaults:
@@ -558,13 +664,8 @@ options:
     type: dict
     default: {}
     suboptions:
-      state:
-        description: See O(containers[].state).
-        type: str
-        choices: [present, started, stopped, absent]
-      spread:
-        description: See O(containers[].spread).
-        type: str
 """
+        + _fleet_options("defaults.", "See O(containers[].state).", 6)
+        + "\n"
         + _options("defaults.", 6)
     )

@@ -15,15 +15,19 @@ the same period. Gaps do not expire anything: three entries in a year are three 
 
 from __future__ import annotations
 
+import re
 import typing as t
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
+from .api.errors import Failure
+
 # In the order in which they apply.
 RULES = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 
+_SECONDS = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
 # What a verdict says besides the rules.
 ALL = "all"
 PROTECTED = "protected"
@@ -89,6 +93,18 @@ def retain(entries: t.Iterable[Entry], keep: t.Mapping[str, int], timezone: str 
 def future_dated(entries: t.Iterable[Entry], now: float) -> list[Entry]:
     """Entries that are dated after now. Each takes the place of one that is really the newest."""
     return [entry for entry in entries if entry.created > now]
+
+
+def parse_duration(text: str) -> int:
+    """Seconds of ``12h``, ``30d`` or ``4w``.
+
+    Raises:
+        Failure: ``invalid_option``.
+    """
+    match = re.match(r"([0-9]{1,6})([mhdw])\Z", text)
+    if not match:
+        raise Failure("invalid_option", f"{text!r} is no span of time.", "Write it as 12h, 30d or 4w.")
+    return int(match[1]) * _SECONDS[match[2]]
 
 
 def _checked(keep: t.Mapping[str, int]) -> dict[str, int]:

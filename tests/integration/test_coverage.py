@@ -100,7 +100,18 @@ def test_links_of_the_documents_lead_somewhere() -> None:
     assert broken == []
 
 
-@pytest.mark.parametrize("name", ["docs/containers.md", "docs/checkpoints.md", "docs/oci.md"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "docs/containers.md",
+        "docs/workloads.md",
+        "docs/objects.md",
+        "docs/templates_and_backups.md",
+        "docs/checkpoints.md",
+        "docs/oci.md",
+        "docs/operations.md",
+    ],
+)
 def test_every_failure_code_of_a_guide_exists(name: str) -> None:
     guide = (ROOT / name).read_text(encoding="utf-8")
     section = guide.split("## Failures")[1].split("\n## ")[0]

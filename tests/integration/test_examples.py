@@ -24,10 +24,15 @@ MODULES = yaml.safe_load((ROOT / "meta/runtime.yml").read_text(encoding="utf-8")
 PREFIX = "lxcri.proxmox."
 # What has to be there before the first example of a module.
 PREPARED: dict[str, list[dict[str, t.Any]]] = {
+    "lxc_backup": [
+        {"vmid": 201, "name": "web-1", "status": "running"},
+        {"vmid": 202, "name": "web-2", "node": "pve2"},
+    ],
     "lxc_container_info": [
         {"vmid": 201, "name": "web-1", "status": "running", "config": {"tags": "prod;shop"}},
         {"vmid": 202, "name": "web-2", "node": "pve2", "status": "running"},
     ],
+    "lxc_drain": [{"vmid": 201, "name": "web-1", "status": "running"}],
     "lxc_snapshot": [
         {"vmid": 201, "name": "web-1", "status": "running"},
         {"vmid": 202, "name": "web-2", "node": "pve2"},
@@ -38,6 +43,8 @@ NOT_IDEMPOTENT = {
     "Back to it, and running again if it was running",
     "A snapshot of each every day, kept for a week and for three months",
 }
+# Examples that change nothing.
+READING = {"The newest backup can be restored, as far as can be told without restoring it"}
 
 
 def examples(module: str) -> list[dict[str, t.Any]]:
@@ -94,7 +101,7 @@ def test_the_examples_of_a_module(ansible: Ansible, module: str, docker_hub: dic
         name = entry["name"]
         assert ran.result(name)["changed"] == ran.result(f"check: {name}")["changed"], name
         assert name in NOT_IDEMPOTENT or ran.result(f"again: {name}")["changed"] is False, name
-        if not module.endswith("_info"):
+        if not module.endswith("_info") and name not in READING:
             assert ran.result(name)["changed"] is True, f"{name} shows nothing"
 
 
@@ -132,7 +139,8 @@ def test_the_example_of_the_role(ansible: Ansible) -> None:
     [playbook] = [block for block in blocks("roles/workload/README.md") if "hosts" in block[0]]
     first = ansible.succeeds(playbook, "--diff")
     assert first.changed == 1
-    assert ansible.states() == dict.fromkeys(("web-1", "web-2", "web-3", "db-1", "db-2"), "running")
+    names = ("web-1", "web-2", "web-3", "db-1", "db-2", "app-1-server", "app-1-cache")
+    assert ansible.states() == dict.fromkeys(names, "running")
     assert ansible.succeeds(playbook).changed == 0
 
 

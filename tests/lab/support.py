@@ -5,9 +5,14 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
 import time
 import typing as t
+from pathlib import Path
 
+import yaml
 from ansible_collections.lxcri.proxmox.tests.lab.machine import Machine
 
 # What changes by itself, such as how much is used, is not in it.
@@ -92,3 +97,43 @@ def count_zfs(machine: Machine) -> dict[str, str]:
 def zfs_calls(machine: Machine, verb: str) -> list[str]:
     """The zfs commands that were counted."""
     return [line for line in machine.read("/tmp/zfs.log").splitlines() if line.startswith(f"{verb} ")]
+
+
+class Played(t.NamedTuple):
+    """How a playbook has ended. failed: what its failed task said."""
+
+    changed: int
+    failed: str
+
+
+def play_role(machine: Machine, directory: Path, role: str, *arguments: str, **variables: t.Any) -> Played:
+    """Run a role of the collection on the machine, by the real ansible-playbook over ssh."""
+    host, port, key = machine.ssh
+    hosts = {
+        "ansible_host": host,
+        "ansible_port": port,
+        "ansible_user": "root",
+        "ansible_ssh_private_key_file": str(key),
+        "ansible_ssh_common_args": "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null",
+        "ansible_python_interpreter": "/usr/bin/python3",
+    }
+    (directory / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"pve1": hosts}}}), encoding="utf-8")
+    roles = [{"role": f"lxcri.proxmox.{role}", "vars": variables}]
+    book = [{"hosts": "all", "gather_facts": False, "roles": roles}]
+    (directory / "play.yml").write_text(yaml.safe_dump(book), encoding="utf-8")
+    done = subprocess.run(
+        ["ansible-playbook", "-i", str(directory / "hosts.yml"), str(directory / "play.yml"), *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ANSIBLE_PIPELINING": "1", "ANSIBLE_HOME": str(directory / "home"), "ANSIBLE_NOCOLOR": "1"},
+        stdin=subprocess.DEVNULL,
+        timeout=600,
+        check=False,
+    )
+    # For pytest to show when a test fails.
+    print(done.stdout)
+    recap = re.search(r"changed=(\d+)\s+unreachable=0\s+failed=(\d+)", done.stdout)
+    assert recap, done.stdout + done.stderr
+    assert bool(done.returncode) == bool(int(recap.group(2)))
+    failed = done.stdout + done.stderr if done.returncode else ""
+    return Played(int(recap.group(1)), failed)

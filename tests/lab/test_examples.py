@@ -34,7 +34,8 @@ NOT_IDEMPOTENT = {
 }
 # What somebody does before an example.
 BEFORE = {
-    "Overwrite a replica to which somebody has written": "zfs snapshot backup/replica/rpool/data/subvol-101-disk-0@test"
+    "Without a subscription": "touch /usr/share/keyrings/proxmox-archive-keyring.gpg",
+    "Overwrite a replica to which somebody has written": "zfs snapshot backup/replica/rpool/data/subvol-101-disk-0@own",
 }
 
 

@@ -6,16 +6,12 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import subprocess
 import typing as t
 from pathlib import Path
 
 import pytest
-import yaml
 from ansible_collections.lxcri.proxmox.tests.lab.machine import Machine
-from ansible_collections.lxcri.proxmox.tests.lab.support import running, snapshots
+from ansible_collections.lxcri.proxmox.tests.lab.support import Played, play_role, running, snapshots
 from ansible_collections.lxcri.proxmox.tests.lab.test_schedule import install
 
 UNIT = "lxcri-checkpoint"
@@ -26,42 +22,9 @@ _FILES = (
 )
 
 
-class Played(t.NamedTuple):
-    """How a playbook has ended. failed: what its failed task said."""
-
-    changed: int
-    failed: str
-
-
 def play(machine: Machine, directory: Path, *arguments: str, **variables: t.Any) -> Played:
     """Run the role."""
-    host, port, key = machine.ssh
-    hosts = {
-        "ansible_host": host,
-        "ansible_port": port,
-        "ansible_user": "root",
-        "ansible_ssh_private_key_file": str(key),
-        "ansible_ssh_common_args": "-o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null",
-        "ansible_python_interpreter": "/usr/bin/python3",
-    }
-    (directory / "hosts.yml").write_text(yaml.safe_dump({"all": {"hosts": {"pve1": hosts}}}), encoding="utf-8")
-    roles = [{"role": "lxcri.proxmox.checkpoint", "vars": {"checkpoint_jobs": JOBS, **variables}}]
-    book = [{"hosts": "all", "gather_facts": False, "roles": roles}]
-    (directory / "play.yml").write_text(yaml.safe_dump(book), encoding="utf-8")
-    done = subprocess.run(
-        ["ansible-playbook", "-i", str(directory / "hosts.yml"), str(directory / "play.yml"), *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "ANSIBLE_PIPELINING": "1", "ANSIBLE_HOME": str(directory / "home"), "ANSIBLE_NOCOLOR": "1"},
-        stdin=subprocess.DEVNULL,
-        timeout=600,
-        check=False,
-    )
-    recap = re.search(r"changed=(\d+)\s+unreachable=0\s+failed=(\d+)", done.stdout)
-    assert recap, done.stdout + done.stderr
-    assert bool(done.returncode) == bool(int(recap.group(2)))
-    failed = done.stdout + done.stderr if done.returncode else ""
-    return Played(int(recap.group(1)), failed)
+    return play_role(machine, directory, "checkpoint", *arguments, **{"checkpoint_jobs": JOBS, **variables})
 
 
 @pytest.mark.slow

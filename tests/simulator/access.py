@@ -103,6 +103,10 @@ class Access(FakePve):
         """Whether the user or token holds the privilege on the path."""
         return priv in self.effective(user, path)
 
+    def _acl_paths(self) -> set[str]:
+        """The paths of the access control list (get_effective_permissions of PVE/RPCEnvironment.pm)."""
+        return {entry[0] for acl in self.acl.values() for entry in acl}
+
     async def _permissions(self, v: dict[str, t.Any], user: str) -> dict[str, dict[str, int]]:
         """Each path by itself, without those that give nothing (reads-069, 070, 071, 103, 112)."""
         who = v.get("userid") or user
@@ -110,7 +114,7 @@ class Access(FakePve):
             self.require(user, "/access", "Sys.Audit")
         members = {f"/vms/{vmid}" for ids in self.pools.values() for vmid in ids}
         members |= {f"/storage/{name}" for info in self.pool_info.values() for name in info["storage"]}
-        listed = {*PATHS, *members, *(entry[0] for acl in self.acl.values() for entry in acl)}
+        listed = {*PATHS, *members, *self._acl_paths()}
         paths = [v["path"]] if v.get("path") else sorted(listed)
         answer = {path: {p: int(flag) for p, flag in self.effective(who, path).items()} for path in paths}
         return {path: privileges for path, privileges in answer.items() if privileges or v.get("path")}

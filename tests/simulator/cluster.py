@@ -9,8 +9,10 @@ import typing as t
 
 from .access import Access
 from .configuration import Container
-from .images import Images
+from .migrations import Migrations
+from .objects import Objects
 from .resources import Resources
+from .templates import Templates
 from .wire import Wire
 
 GIB = 2**30
@@ -23,7 +25,7 @@ USER, PASSWORD = "root@pam", "secret"
 TOKEN_ID, TOKEN_SECRET = "root@pam!demo", "00000000-0000-0000-0000-000000000001"
 
 
-class Cluster(Wire, Resources, Images, Access):
+class Cluster(Migrations, Objects, Wire, Resources, Templates, Access):
     """The cluster with what a fresh installation of three nodes has."""
 
     def __init__(self, *args: t.Any, nodes: t.Sequence[str] = NODES, **options: t.Any) -> None:

@@ -13,7 +13,7 @@ from fakepve.lxc import arch_of, format_size, ostype_of, parse_mount, random_mac
 from fakepve.model import PveError, TaskError
 
 from .backups import Backups
-from .configuration import MOUNT, NEW_VOLUME, Configuration, Container, bad
+from .configuration import MOUNT, NEW_VOLUME, Configuration, Container
 from .options import is_volume, normal, print_mount
 from .tasks import afterwards, log
 from .volumes import COPIED
@@ -533,15 +533,6 @@ class Containers(Configuration, Backups):
             ct.config["template"] = 1
 
         await self._ct_task(ct, "vztemplate", user, body)
-
-    # ------------------------------------------------------------- migrate
-
-    async def _lxc_migrate(self, user: str, v: dict[str, t.Any]) -> str:
-        """A template with linked clones stays where its clones are."""
-        ct = self.ct(int(v["vmid"]))
-        if ct is not None and v["target"] in self.nodes and not self.nodes[v["target"]].get("online", True):
-            raise bad(target="target is offline.")
-        return str(await super()._lxc_migrate(user, v))
 
 
 def _bytes(size: str) -> int:

@@ -46,6 +46,7 @@ FAULTS = frozenset(
         "add_token",
         "store_file",
         "publish",
+        "serve",
         "set_storage",
         "set_option",
     ]

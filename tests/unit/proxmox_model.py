@@ -12,8 +12,9 @@ import copy
 import re
 import typing as t
 
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.plan import Step
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Actual, Step
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Actual
 
 # What a running container takes at once (records hotplug-001 to hotplug-093).
 AT_ONCE = frozenset(

@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Credentials
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.plan import Step
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import spec
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.fleet import (
     Engine,
@@ -21,7 +22,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.fleet import (
     parse_config,
     refuse_contradictions,
 )
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Actual, Step
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Actual
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import Declared, declare_fleet
 from ansible_collections.lxcri.proxmox.tests.unit.proxmox_model import perform
 from ansible_collections.lxcri.proxmox.tests.unit.support import ROOT, TOKEN, not_found

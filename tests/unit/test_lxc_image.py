@@ -125,7 +125,7 @@ def test_over_openssh_nothing_is_uploaded() -> None:
         "version": {"version": "9.2.11"},
         "nodes/pve1/storage/local/content": [],
         "/nodes/pve1/storage/local/content": [],
-        "nodes/pve1/storage/local/status": {"content": "iso,vztmpl"},
+        "/nodes/pve1/storage/local/status": {"content": "iso,vztmpl"},
     }
     images = Images(FakeClient(answers, Credentials(backend="openssh", host="pve1")))  # type: ignore[arg-type]
     with pytest.raises(Failure) as caught:

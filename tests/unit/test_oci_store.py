@@ -11,10 +11,11 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
-from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.prune import parse_duration, unused
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.prune import unused
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.reference import Platform, Reference, parse_reference
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.remote import Remote, resolve
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.store import Entry, descriptor_of, entry_of
+from ansible_collections.lxcri.proxmox.plugins.module_utils.retention import parse_duration
 from ansible_collections.lxcri.proxmox.tests.oci.images import build, entry, index, layer, sha256
 
 AMD64 = Platform("linux", "amd64")

@@ -10,16 +10,9 @@ import typing as t
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import Need
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.plan import LIVE, RECREATE, RESTART, Step
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import spec
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import (
-    LIVE,
-    RECREATE,
-    RESTART,
-    Actual,
-    Plan,
-    Step,
-    waiting_keys,
-)
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Actual, Plan, waiting_keys
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.plan import make_plan
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.privileges import CONFIG_PRIVILEGES
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import Declared

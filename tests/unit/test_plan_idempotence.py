@@ -9,8 +9,9 @@ import contextlib
 import typing as t
 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.plan import RESTART
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties, spec
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import RESTART, Actual
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Actual
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.plan import make_plan
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import Declared
 from ansible_collections.lxcri.proxmox.tests.unit.proxmox_model import perform

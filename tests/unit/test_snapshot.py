@@ -16,7 +16,6 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.snapshot import 
     Snapshot,
     Snapshots,
     Wish,
-    diff_of,
     held_by,
     make_wish,
     module_result,
@@ -697,7 +696,7 @@ def test_a_container_that_is_not_on_the_node_is_not_found() -> None:
 
 
 def result(label: str, failure: Failure | None = None, warnings: t.Sequence[str] = ()) -> Result:
-    made = Result(label, container(), [Snapshot("before", NOON)], failure=failure)
+    made = Result(label, container(), snapshots=[Snapshot("before", NOON)], failure=failure)
     made.plan = plan_snapshots(wish(name="before", description="x"), container(), made.snapshots)
     if warnings:
         upid = "UPID:pve1:00000F61:000291AE:6B01180A:vzsnapshot:201:root@pam:"
@@ -706,7 +705,7 @@ def result(label: str, failure: Failure | None = None, warnings: t.Sequence[str]
 
 
 def test_a_diff_has_the_values_before_and_after() -> None:
-    assert diff_of(result("web-1")) == {
+    assert result("web-1").plan.diff("web-1") == {
         "before_header": "web-1",
         "after_header": "web-1",
         "before": {"snapshot before description": ""},

@@ -41,6 +41,10 @@ CONNECTIONS = 12
 Params = t.Mapping[str, t.Any]
 
 
+class Repeated(tuple[str, ...]):
+    """The items of a parameter of the type ``array``, which is repeated for each."""
+
+
 @dataclass(frozen=True)
 class Credentials:
     """How to reach the API.
@@ -97,6 +101,11 @@ class Client:
         """A read. Repeated when the answer is lost or the node does not answer."""
         return self._call("GET", path, params)
 
+    def get_all(self, path: str, **params: t.Any) -> dict[str, t.Any]:
+        """A read; the whole answer, in which Proxmox may tell more beside ``data``. pvesh tells nothing more."""
+        answer = self._call("GET", path, params, whole=True)
+        return answer if self.credentials.backend == "https" else {"data": answer}
+
     def post(self, path: str, params: Params | None = None) -> t.Any:
         """A write; the answer is a UPID or None. Repeated only when Proxmox says that it was not executed."""
         return self._call("POST", path, params or {})
@@ -113,15 +122,21 @@ class Client:
         """One of the above by the name of its method."""
         return self._call(method, path, params or {})
 
-    def _call(self, method: str, path: str, params: Params) -> t.Any:
+    def _call(self, method: str, path: str, params: Params, whole: bool = False) -> t.Any:
         form = {name: _form_value(value) for name, value in params.items() if value is not None}
+        if self.credentials.backend != "https" and any(isinstance(value, list) for value in form.values()):
+            raise Failure(
+                "not_implemented",
+                f"{method} {path} needs a parameter several times, which proxmoxer cannot tell pvesh.",
+                "Use api_backend=https.",
+            )
         renewed = False
         tries = 0
         while True:
             tries += 1
             session = self._session()
             try:
-                return self._send(session, method, path, form)
+                return self._send(session, method, path, form, whole)
             except Failure as failure:
                 expired = failure.code == "authentication_failed" and self.credentials.token_id is None
                 if expired and not renewed and self.credentials.backend == "https":
@@ -137,8 +152,11 @@ class Client:
                     raise
             self._sleep(_pause(tries))
 
-    def _send(self, api: t.Any, method: str, path: str, form: dict[str, t.Any]) -> t.Any:
+    def _send(self, api: t.Any, method: str, path: str, form: dict[str, t.Any], whole: bool = False) -> t.Any:
         resource = api(path.strip("/"))
+        if whole and self.credentials.backend == "https":
+            store = resource._store  # noqa: SLF001 - proxmoxer offers no other way to what is beside "data"
+            store["serializer"] = _Whole(store["serializer"])
         call = getattr(resource, method.lower())
         try:
             answer = call(**form)
@@ -263,9 +281,22 @@ def _authorities(verify: bool | str) -> bool | str:
     return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or True
 
 
+class _Whole:
+    """proxmoxer's reader of answers, but for the whole of them."""
+
+    def __init__(self, reader: t.Any) -> None:
+        self.loads_errors = reader.loads_errors
+
+    def loads(self, response: t.Any) -> t.Any:
+        """The answer as it is."""
+        return json.loads(response.content.decode("utf-8"))
+
+
 def _form_value(value: t.Any) -> t.Any:
     if isinstance(value, bool):
         return int(value)
+    if isinstance(value, Repeated):
+        return list(value) if len(value) != 1 else value[0]
     if isinstance(value, (list, tuple)):
         return ",".join(str(item) for item in value)
     return value

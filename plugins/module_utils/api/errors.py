@@ -39,19 +39,20 @@ class Failure(Exception):
         return f"{self.message} {self.hint}".strip()
 
 
-def combined(failures: t.Sequence[tuple[str, Failure]], total: int) -> Failure:
+def combined(failures: t.Sequence[tuple[str, Failure]], total: int, code: str = "containers_failed") -> Failure:
     """The failure of a task on many containers: that of the only one, or one that names all that failed.
 
-    failures: what each is called, and how it failed.
+    failures: what each is called, and how it failed. code: of the latter; it says what they are.
     """
     if total == 1:
         return failures[0][1]
+    what = code.rpartition("_")[0]
     named = " ".join(f"{label}: {failure.sentence}" for label, failure in failures)
     return Failure(
-        "containers_failed",
-        f"{len(failures)} of {total} containers failed. {named}",
+        code,
+        f"{len(failures)} of {total} {what} failed. {named}",
         "The others are done; run again when the cause is removed.",
-        containers=[label for label, _failure in failures],
+        **{what: [label for label, _failure in failures]},
     )
 
 
@@ -128,10 +129,36 @@ _SENTENCES: tuple[tuple[str, str, str], ...] = (
         "Set 'protection: false' first.",
     ),
     (
+        "protected",
+        r"cannot remove protected (volume|archive) '(?P<volume>[^']+)'",
+        "Take the protection of the backup away first.",
+    ),
+    (
+        "backup_limit",
+        r"max backup limit of (?P<limit>\d+) enforced",
+        "Remove backups, or raise the retention of the storage.",
+    ),
+    (
+        "backup_limit",
+        r"protected backups per guest is limited to (?P<limit>\d+)",
+        "Remove protected backups, or raise max-protected-backups of the storage.",
+    ),
+    (
+        "checksum_mismatch",
+        r"checksum mismatch: got '(?P<actual>[^']+)' != expect '(?P<expected>[^']+)'",
+        "The file was not stored. Correct the checksum, or find out who has changed the file.",
+    ),
+    (
         "container_running",
         r"container is running|can't overwrite running container|cannot move volumes of a running container|"
         r"running container can only be migrated|can't migrate running|CT is running|of a running container is only",
         "Stop the container first, or allow it with the option of the task.",
+    ),
+    (
+        "agent_silent",
+        r"No QEMU guest agent configured|QEMU guest agent is not running|Agent error: |VM \d+ is not running|"
+        r"qmp command 'guest-[\w-]+' failed",
+        "The virtual machine needs QEMU's guest agent, installed and running.",
     ),
     ("already_running", r"(CT|VM) (?P<vmid>\d+) already running", ""),
     ("not_running", r"(CT|VM) (?P<vmid>\d+) not running", ""),
@@ -152,13 +179,14 @@ _SENTENCES: tuple[tuple[str, str, str], ...] = (
         "storage_unsuitable",
         r"does not allow content type|does not support container directories|wrong content type|"
         r"not a file based storage|storage '[^']+' is not (available|online)|unable to activate storage|"
-        r"content type '[^']+' is not available|can't clone to non-shared storage|does not support content",
+        r"content type '[^']+' is not available|can't clone to non-shared storage|does not support content|"
+        r"does not support templates|does not support '[^']+' content|is not configured for content-type",
         "Choose a storage that has this content type enabled on the node.",
     ),
     ("storage_missing", r"storage '(?P<storage>[^']*)' does not exist", "Check the name of the storage."),
     (
         "storage_full",
-        r"No space left on device|out of space|not enough free space|Insufficient free space",
+        r"No space left on device|out of space|not enough free space|Insufficient free space|Disk quota exceeded",
         "Free space on the storage, or choose another one.",
     ),
     (
@@ -183,6 +211,9 @@ _SENTENCES: tuple[tuple[str, str, str], ...] = (
         r"command 'skopeo .* failed",
         "Check the reference of the image, and that the node reaches the registry.",
     ),
+    ("command_missing", r"Install 'skopeo' to", "Install skopeo on the node."),
+    ("download_failed", r"download failed: command", "Check the URL, and that the node reaches it."),
+    ("template_missing", r"no such template", "Check the name, or refresh the index with 'pveam update' on the node."),
     ("file_exists", r"refusing to override existing file '(?P<file>[^']+)'", "Choose another name, or remove it."),
     (
         "invalid_parameter",
@@ -222,7 +253,7 @@ _STATUS: dict[int, tuple[str, str]] = {
 
 
 # A refused parameter says more than that it is invalid when it names one of these.
-_IN_PARAMETERS = ("storage_unsuitable", "storage_missing", "bridge_missing", "vmid_in_use")
+_IN_PARAMETERS = ("storage_unsuitable", "storage_missing", "bridge_missing", "vmid_in_use", "template_missing")
 
 
 def classify(status: int, text: str) -> tuple[str, str, dict[str, str]]:

@@ -34,6 +34,8 @@ OWN_STATUS_AFTER = 5.0
 LOG_LINES = 10
 LOG_PAGE = 500
 # Requeueing a HA resource and starting it are the HA manager's business; its task ends before the work is done.
+# Codes that leave it to the log to say what was wrong.
+VAGUE = ("api_error", "download_failed", "registry_failed")
 HA_TASKS = ("hastart", "hastop", "hamigrate", "hashutdown")
 
 
@@ -80,6 +82,22 @@ def user_of(upid: str) -> str:
     """The user (``root@pam``) or token (``root@pam!name``) that has started a task."""
     match = UPID.match(upid)
     return match.group("user") if match else ""
+
+
+@dataclass
+class Log:
+    """What has been done: the tasks that ended, and the warnings in their logs."""
+
+    tasks: list[Task] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> list[str]:
+        """The warnings of all tasks."""
+        return [f"{type_of(task.upid)}: {line.strip()}" for task in self.tasks for line in task.warnings]
+
+    def as_list(self) -> list[dict[str, t.Any]]:
+        """A module's ``tasks``."""
+        return [task.as_dict() for task in self.tasks]
 
 
 class TaskWatcher:
@@ -142,6 +160,10 @@ def failed_task(upid: str, exitstatus: str, log: list[str]) -> Failure:
         meant = [classify(500, line) for line in errors]
         if len({each[0] for each in meant}) == 1:
             code, hint, facts = meant[0]
+    full = [meaning for meaning in (classify(500, line) for line in log) if meaning[0] == "storage_full"]
+    if code in VAGUE and full:
+        # The command that wrote has said so, and ends with a number.
+        code, hint, facts = full[-1]
     last = [line for line in log if line.strip()][-LOG_LINES:]
     return Failure(
         "task_failed" if code == "api_error" else code,

@@ -15,7 +15,7 @@ import typing as t
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure, classify
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.options import api_options, credentials
-from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import TaskWatcher, is_upid
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import Log, TaskWatcher, is_upid
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Run, run_here
 
 # The client says what to do when it is not there.
@@ -51,18 +51,58 @@ class Storage:
         """The volume id that a file gets."""
         return f"{self._storage}:vztmpl/{file_name}"
 
+    def files(self) -> dict[str, int]:
+        """The sizes of its templates in bytes, by file name.
+
+        Raises:
+            Failure: what the API answers.
+        """
+        volumes = self._client.get(f"{self._path}/content", content="vztmpl") or []
+        return {str(volume["volid"]).partition("/")[2]: int(volume.get("size") or 0) for volume in volumes}
+
     def find(self, file_name: str) -> str | None:
         """The volume id of a file; None when it is not there.
 
         Raises:
             Failure: what the API answers.
         """
-        wanted = self.volume_id(file_name)
-        volumes = self._client.get(f"{self._path}/content", content="vztmpl") or []
-        return wanted if any(volume.get("volid") == wanted for volume in volumes) else None
+        return self.volume_id(file_name) if file_name in self.files() else None
 
-    def put(self, path: str) -> str:
+    def refuse_unsuited(self, option: str) -> None:
+        """Refuse a storage that takes no templates.
+
+        option: which names it.
+
+        Raises:
+            Failure: ``storage_unsuitable``; what the API answers.
+        """
+        about = self._client.get(f"{self._path}/status") or {}
+        if "vztmpl" not in str(about.get("content", "")).split(","):
+            raise Failure(
+                "storage_unsuitable",
+                f"The storage {self._storage} has no templates (content type vztmpl).",
+                f"Give {option}, a storage with directories that has that content type enabled.",
+                storage=self._storage,
+            )
+
+    def refuse_backend(self) -> None:
+        """Refuse the one way to the API on which no file goes.
+
+        Raises:
+            Failure: ``invalid_option``.
+        """
+        if self._client.credentials.backend == "openssh":
+            raise Failure(
+                "invalid_option",
+                "api_backend: nothing can be uploaded over openssh.",
+                "Set api_backend to https, or to local on the node.",
+                option="api_backend",
+            )
+
+    def put(self, path: str, name: str | None = None, log: Log | None = None) -> str:
         """Upload a file and wait until it is there; its volume id.
+
+        name: what it is to be called there; by default as it is called here. log: to which the task is added.
 
         Raises:
             Failure: what the API or the task answers; ``unreachable``, ``upload_failed``.
@@ -72,13 +112,15 @@ class Storage:
             "checksum-algorithm": "sha256",
             "checksum": sha256_of(path),
         }
-        name = os.path.basename(path)
+        name = name or os.path.basename(path)
         if self._client.credentials.backend == "local":
             self._put_here(path, name, fields)
         else:
             upid = self._post(path, name, fields)
             if is_upid(upid):
-                TaskWatcher(self._client).wait(upid, self._timeout)
+                task = TaskWatcher(self._client).wait(upid, self._timeout)
+                if log:
+                    log.tasks.append(task)
         return self.volume_id(name)
 
     def _post(self, path: str, name: str, fields: dict[str, str]) -> t.Any:

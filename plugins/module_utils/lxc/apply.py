@@ -8,13 +8,13 @@ from __future__ import annotations
 import threading
 import time
 import typing as t
-from dataclasses import dataclass, field
 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.plan import Step
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import (
     HA_TASKS,
-    Task,
+    Log,
     TaskWatcher,
     is_upid,
     type_of,
@@ -22,7 +22,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import (
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.addresses import interfaces_of, reachable_addresses
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import IMPORTED_KEYS, IMPORTED_LINES
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import HOLDER, VMID, Actual, Step, is_volume_key
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import HOLDER, VMID, Actual, is_volume_key
 
 # A task that could not get the lock has done nothing; it is started again this often in all.
 TASK_TRIES = 4
@@ -42,22 +42,6 @@ _OF_CREATION = ("lxc", "digest", "arch", "ostype", "hostname", "memory", "swap",
 Progress = t.Callable[[str, float], None]
 # a fetching step, and what carries it out
 Fetch = t.Callable[[Step, t.Callable[[], None]], None]
-
-
-@dataclass
-class Log:
-    """What has been done: the tasks that ended, and the warnings in their logs."""
-
-    tasks: list[Task] = field(default_factory=list)
-
-    @property
-    def warnings(self) -> list[str]:
-        """The warnings of all tasks."""
-        return [f"{type_of(task.upid)}: {line.strip()}" for task in self.tasks for line in task.warnings]
-
-    def as_list(self) -> list[dict[str, t.Any]]:
-        """A module's ``tasks``."""
-        return [task.as_dict() for task in self.tasks]
 
 
 class VmidAllocator:
@@ -184,6 +168,16 @@ class Executor:
                 self._send(step, self._named(step.path, chosen), params)
             self._progress(step.action, time.monotonic() - began)
         return chosen or 0
+
+    def send(self, step: Step) -> None:
+        """Carry out a step that names no container: nothing in it stands for an id.
+
+        Raises:
+            Failure: it failed.
+        """
+        began = time.monotonic()
+        self._send(step, step.path, step.params)
+        self._progress(step.action, time.monotonic() - began)
 
     def _named(self, value: t.Any, chosen: int | None) -> t.Any:
         """A path or a parameter with the ids that were chosen."""

@@ -11,15 +11,12 @@ not know is read from the nodes.
 from __future__ import annotations
 
 import typing as t
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import CONNECTIONS, Client
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.parallel import in_parallel
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
-
-Item = t.TypeVar("Item")
-Answer = t.TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -52,36 +49,6 @@ class Guest:
     def is_being_made(self) -> bool:
         """True while its creation has not come to the end, where the configuration with the name is written."""
         return self.kind == "lxc" and self.lock == "create" and self.name in (None, f"CT{self.vmid}")
-
-
-def in_parallel(work: t.Callable[[Item], Answer], items: t.Sequence[Item]) -> list[Answer]:
-    """The answers of ``work`` in the order of the items, asked for concurrently over few connections."""
-    if len(items) < 2:
-        return [work(item) for item in items]
-    with ThreadPoolExecutor(max_workers=min(CONNECTIONS, len(items))) as pool:
-        return list(pool.map(work, items))
-
-
-def by_node(
-    work: t.Callable[[Item], None], items: t.Sequence[Item], node_of: t.Callable[[Item], str], concurrency: int
-) -> None:
-    """Do some work with each item, on each node with so many at a time, and in the order of the items."""
-    if len(items) == 1:
-        work(items[0])
-        return
-    pools: dict[str, ThreadPoolExecutor] = {}
-    try:
-        futures = []
-        for item in items:
-            node = node_of(item)
-            if node not in pools:
-                pools[node] = ThreadPoolExecutor(max_workers=concurrency)
-            futures.append(pools[node].submit(work, item))
-        for future in futures:
-            future.result()
-    finally:
-        for pool in pools.values():
-            pool.shutdown(cancel_futures=True)
 
 
 class Cluster:

@@ -10,17 +10,9 @@ import typing as t
 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import Need
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.plan import LIVE, RECREATE, RESTART, Change, Step
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import (
-    LIVE,
-    RECREATE,
-    RESTART,
-    Actual,
-    Change,
-    Plan,
-    Step,
-    is_volume_key,
-)
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Actual, Plan, is_volume_key
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.privileges import (
     CONFIG_PRIVILEGES,
     key_needs,

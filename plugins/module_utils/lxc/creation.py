@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import Need
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.plan import LIVE, Change, Step
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.converge import (
     converge_plan,
@@ -28,15 +29,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import (
     imported,
     settle,
 )
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import (
-    LIVE,
-    VMID,
-    Actual,
-    Change,
-    Plan,
-    Step,
-    mounts_of,
-)
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import VMID, Actual, Plan, mounts_of
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.privileges import (
     copy_needs,
     creation_needs,
@@ -93,14 +86,18 @@ def _plan_image(declared: Declared, image: Artefact) -> Plan:
     current = imported(current, image.found) if image.method in IMPORTED else current
     actual = Actual(declared.vmid or 0, str(declared.node), "stopped", current, pool=declared.pool)
     rest = converge_plan(settle(declared, actual, image), actual)
+    rest.notes = []
+    _follow(plan, declared, actual, rest)
+    return plan
+
+
+def _follow(plan: Plan, declared: Declared, made: Actual, rest: Plan) -> None:
+    """Add what is done to a container that the plan makes; its id may be chosen only then."""
     for step in rest.steps:
-        # The id is chosen when the container is made.
-        step.path = step.path.replace(f"{actual.path}/", f"{base}/")
+        step.path = step.path.replace(f"{made.path}/", f"nodes/{made.node}/lxc/{declared.vmid or VMID}/")
         for change in step.changes:
             change.request = f"{step.method} /{step.path}"
-    rest.notes = []
     plan.extend(rest)
-    return plan
 
 
 def _plan_template(declared: Declared) -> Plan:
@@ -189,7 +186,7 @@ def _plan_clone(declared: Declared, clone: Clone, source: Actual | None) -> Plan
     plan = Plan([step], converge=True)
     copied = _predicted(declared, source)
     copied.node = node
-    plan.extend(converge_plan(declared, copied))
+    _follow(plan, declared, copied, converge_plan(declared, copied))
     return plan
 
 
@@ -235,7 +232,8 @@ def _plan_restore(declared: Declared, restore: Restore, source: Actual | None) -
     step.needs.append(space_need(storage))
     plan = Plan([step], converge=True)
     if source is not None:
-        plan.extend(converge_plan(declared, _predicted(declared, source)))
+        made = _predicted(declared, source)
+        _follow(plan, declared, made, converge_plan(declared, made))
     return plan
 
 

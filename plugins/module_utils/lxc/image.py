@@ -16,15 +16,9 @@ from dataclasses import dataclass, field, replace
 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import Need
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.plan import RECREATE, Change, Step
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import (
-    HOLDER,
-    RECREATE,
-    Actual,
-    Change,
-    Plan,
-    Step,
-)
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import HOLDER, Actual, Plan
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.raw_keys import CONTROL, CONTROL_OR_TAB
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci import init_command
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.image import STORE
@@ -237,9 +231,13 @@ def file_stem(reference: Reference, digest: str) -> str:
     The same name is the same content, so that neither ``a/nginx:1`` and ``b/nginx:1`` collide nor an old and a new
     ``nginx:1``. ``normalize_content_filename`` of PVE/Storage.pm leaves it as it is.
     """
+    return f"{readable_name(reference)}_{digest[7:39]}"
+
+
+def readable_name(reference: Reference) -> str:
+    """Registry, repository and tag as a part of a file name."""
     name = f"{reference.name}:{reference.tag}" if reference.tag else reference.name
-    readable = re.sub(r"[^a-zA-Z0-9.-]+", "_", name).strip("_.-")[:120]
-    return f"{readable}_{digest[7:39]}"
+    return re.sub(r"[^a-zA-Z0-9.-]+", "_", name).strip("_.-")[:120]
 
 
 def refuse_control_characters(config: t.Mapping[str, t.Any], imported_as_it_is: bool = False) -> None:
@@ -322,18 +320,30 @@ def fetch_steps(image: Artefact) -> list[Step]:
     if image.listed:
         return []
     spec, base = image.spec, f"nodes/{image.node}/storage/{image.spec.storage}"
-    needs = [Need((f"/storage/{spec.storage}",), ("Datastore.AllocateTemplate",), "store the image")]
     if image.method == "registry":
-        # Proxmox adds the suffix.
-        params = {"reference": str(spec.reference), "filename": image.file_name.rpartition(".tar")[0]}
-        step = Step("pulled", "POST", f"{base}/oci-registry-pull", params)
-        needs.append(Need((f"/nodes/{image.node}",), ("Sys.AccessNetwork",), "pull the image"))
+        step = pull_step(image.node, spec.storage, spec.reference, image.file_name)
     else:
         params = {"content": "vztmpl", "filename": image.file_name}
         step = Step("uploaded", "POST", f"{base}/upload", params, payload=image)
+        step.needs = [store_need(spec.storage, "store the image")]
     step.add("template", None, image.volume)
-    step.needs = needs
     return [step]
+
+
+def pull_step(node: str, storage: str, reference: Reference, file_name: str) -> Step:
+    """The step in which a node pulls an image; ``file_name`` ends with ``.tar``, which Proxmox adds by itself."""
+    params = {"reference": str(reference), "filename": file_name.rpartition(".tar")[0]}
+    step = Step("pulled", "POST", f"nodes/{node}/storage/{storage}/oci-registry-pull", params)
+    step.needs = [
+        store_need(storage, "store the image"),
+        Need((f"/nodes/{node}",), ("Sys.AccessNetwork",), "pull the image"),
+    ]
+    return step
+
+
+def store_need(storage: str, why: str) -> Need:
+    """The privilege to put a template on a storage (PVE/API2/Storage/Status.pm)."""
+    return Need((f"/storage/{storage}",), ("Datastore.AllocateTemplate",), why)
 
 
 # ------------------------------------------------------------------------------------- what Proxmox makes of it

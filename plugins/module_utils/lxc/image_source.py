@@ -123,25 +123,10 @@ class Images:
         volume = storage.volume_id(name)
         listed = storage.find(name) is not None
         if not listed:
-            self._once(("storage", node, spec.storage), lambda: self._refuse_storage(node, spec.storage))
-            if method != "registry" and self._client.credentials.backend == "openssh":
-                raise Failure(
-                    "invalid_option",
-                    "api_backend: nothing can be uploaded over openssh.",
-                    "Set api_backend to https, or to local on the node.",
-                    option="api_backend",
-                )
+            self._once(("storage", node, spec.storage), lambda: storage.refuse_unsuited("image.storage"))
+            if method != "registry":
+                storage.refuse_backend()
         return Artefact(spec, found, node, method, volume, listed, able)
-
-    def _refuse_storage(self, node: str, storage: str) -> None:
-        about = self._client.get(f"nodes/{node}/storage/{storage}/status") or {}
-        if "vztmpl" not in str(about.get("content", "")).split(","):
-            raise Failure(
-                "storage_unsuitable",
-                f"The storage {storage} has no templates (content type vztmpl).",
-                "Give image.storage, a storage with directories that has that content type enabled.",
-                storage=storage,
-            )
 
     def place(self, image: Artefact, timeout: float) -> None:
         """Pull an image, and upload it in the form that its method says.

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import Permissions, granted
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.parallel import in_parallel
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.addresses import (
     configured_addresses,
@@ -26,7 +27,6 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.addresses import
     reachable_addresses,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import container_status, read_container
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.cluster import in_parallel
 
 GATHER = ("config", "pending", "snapshots", "interfaces", "usage")
 STATUSES = ("running", "stopped", "unknown")

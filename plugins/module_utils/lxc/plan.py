@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import Need
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.plan import Step
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.converge import (
     converge_plan,
@@ -35,12 +36,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import (
     refuse_foreign_volumes,
     settle,
 )
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import (
-    Actual,
-    Plan,
-    Step,
-    is_volume_key,
-)
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Actual, Plan, is_volume_key
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.privileges import vm_paths
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.recreate import (
     Standing,

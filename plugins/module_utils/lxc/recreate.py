@@ -26,6 +26,7 @@ from dataclasses import dataclass, field, replace
 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import Need
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.plan import RECREATE, Step
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.converge import (
     converge_plan,
@@ -45,14 +46,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import (
     settle,
     with_mark,
 )
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import (
-    HOLDER,
-    RECREATE,
-    Actual,
-    Plan,
-    Step,
-    is_volume_key,
-)
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import HOLDER, Actual, Plan, is_volume_key
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.privileges import (
     creation_needs,
     key_needs,

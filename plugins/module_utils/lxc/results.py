@@ -9,6 +9,7 @@ import typing as t
 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import combined
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.fleet import Outcome
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.rollout import Report
 
 
 def container_result(outcome: Outcome, check_mode: bool) -> dict[str, t.Any]:
@@ -22,8 +23,13 @@ def container_result(outcome: Outcome, check_mode: bool) -> dict[str, t.Any]:
     return result
 
 
-def fleet_result(outcomes: t.Sequence[Outcome], check_mode: bool) -> dict[str, t.Any]:
-    """The result of ``lxc_fleet``: one entry for each container, and the failure of all that failed."""
+def fleet_result(
+    outcomes: t.Sequence[Outcome], check_mode: bool, rollouts: t.Sequence[Report] = ()
+) -> dict[str, t.Any]:
+    """The result of ``lxc_fleet``: one entry for each container, and the failure of all that failed.
+
+    rollouts: what became of the groups that were changed a few at a time.
+    """
     entries = []
     for outcome in outcomes:
         identity = outcome.after or outcome.before
@@ -47,10 +53,14 @@ def fleet_result(outcomes: t.Sequence[Outcome], check_mode: bool) -> dict[str, t
             for outcome in outcomes
             if outcome.changed
         ],
+        "rollouts": [report.as_dict() for report in rollouts],
         "warnings": [warning for outcome in outcomes for warning in outcome.warnings],
     }
     if failed:
         failure = combined(failed, len(outcomes))
+        stopped = [report.sentence for report in rollouts if report.sentence]
+        if stopped and len(outcomes) > 1:
+            failure.hint = " ".join([*stopped, "Run again when the cause is removed."])
         result["msg"] = failure.sentence
         result["failure"] = failure.as_dict()
     return result

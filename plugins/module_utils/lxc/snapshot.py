@@ -14,33 +14,27 @@ from datetime import datetime, timezone
 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import Need, refuse_missing
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client
-from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure, combined
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.parallel import by_node, in_parallel
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.plan import RESTART, Step
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import TaskWatcher
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import (
-    Executor,
-    Log,
-    VmidAllocator,
-    read_container,
-)
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.cluster import Cluster, by_node, in_parallel
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import Executor, VmidAllocator
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.converge import power_step
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import (
-    RESTART,
-    Actual,
-    Change,
-    Plan,
-    Step,
-    mounts_of,
-)
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Actual, Plan, mounts_of
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.privileges import vm_paths
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import invalid
-from ansible_collections.lxcri.proxmox.plugins.module_utils.retention import (
-    RULES,
-    Entry,
-    future_dated,
-    retain,
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.targets import (
+    Target,
+    Targets,
+    called,
+    check_targets,
+    checked_keep,
+    checked_zone,
+    refuse_locked,
+    targets_result,
 )
+from ansible_collections.lxcri.proxmox.plugins.module_utils.retention import Entry, future_dated, retain
 
 STATES = ("present", "absent", "rolled_back")
 # "current" is the pseudo entry at the end of every list (PVE/API2/LXC/Snapshot.pm).
@@ -102,39 +96,18 @@ class Wish:
 
 
 @dataclass
-class Result:
+class Result(Target):
     """What became of one container's snapshots.
 
-    hostname: by which it was asked for; None when by its vmid.
-    assumed: its node is what the task says, and it may be elsewhere.
     saved: the configuration in the snapshot to roll back to, once it was read.
     """
 
-    label: str
-    container: Actual | None = None
     snapshots: list[Snapshot] = field(default_factory=list)
-    plan: Plan = field(default_factory=Plan)
-    log: Log = field(default_factory=Log)
-    failure: Failure | None = None
-    hostname: str | None = None
-    assumed: bool = False
     saved: dict[str, t.Any] | None = None
 
     def as_dict(self) -> dict[str, t.Any]:
         """One entry of the module's ``containers``."""
-        entry: dict[str, t.Any] = {
-            "hostname": self.label,
-            "vmid": self.container.vmid if self.container else None,
-            "node": self.container.node if self.container else None,
-            "changed": self.plan.changed,
-            "plan": [change.as_dict() for change in self.plan.changes],
-            "snapshots": [snapshot.as_dict() for snapshot in self.snapshots],
-            "tasks": self.log.as_list(),
-            "notes": self.plan.notes,
-        }
-        if self.failure:
-            entry["failure"] = self.failure.as_dict()
-        return entry
+        return {**super().as_dict(), "snapshots": [snapshot.as_dict() for snapshot in self.snapshots]}
 
 
 # ------------------------------------------------------------------------------------------------------ the wish
@@ -146,24 +119,12 @@ def make_wish(params: t.Mapping[str, t.Any], now: float | None = None) -> Wish:
     Raises:
         Failure: ``invalid_option``, naming the option and what would be right.
     """
-    if not params["vmid"] and not params["hostname"]:
-        raise invalid("vmid", "give vmid or hostname, by which the containers are identified")
-    if params["node"] and (len(params["vmid"]) != 1 or params["hostname"]):
-        raise invalid("node", "it is of use with exactly one vmid")
-    if "" in params["hostname"]:
-        raise invalid("hostname", "a name is empty")
-    if params["concurrency"] < 1:
-        raise invalid("concurrency", "at least one container has to be worked on at a time")
+    check_targets(params)
     state, name, prefix = params["state"], params["name"], params["prefix"]
-    keep = {rule: count for rule, count in (params["keep"] or {}).items() if count is not None}
     _check_name("prefix", prefix + "x")
     if name is not None:
         _check_name("name", name)
-    for rule, count in keep.items():
-        if count < 0:
-            raise invalid(f"keep.{rule}", f"{count} is less than nothing")
-    if params["keep"] is not None and not any(keep.values()):
-        raise invalid("keep", "no rule keeps anything; give one of " + ", ".join(RULES) + ", or leave keep out")
+    keep = checked_keep(params["keep"])
     if state == "rolled_back":
         if name is None:
             raise invalid("name", "give the snapshot to roll back to")
@@ -182,8 +143,8 @@ def make_wish(params: t.Mapping[str, t.Any], now: float | None = None) -> Wish:
         name=name,
         prefix=prefix,
         description=params["description"],
-        keep=keep or None,
-        zone=_checked_zone(params["keep_timezone"]),
+        keep=keep,
+        zone=checked_zone(params["keep_timezone"]),
         remove_newer=params["remove_newer"],
         force=params["force"],
         timeout=params["timeout"],
@@ -198,16 +159,6 @@ def _check_name(option: str, name: str) -> None:
         raise invalid(option, f"{name!r} has more than {LONGEST_NAME} characters")
     if name in RESERVED:
         raise invalid(option, f"{name!r} is a name that Proxmox uses itself")
-
-
-def _checked_zone(name: str | None) -> str | None:
-    if not name:
-        return None
-    try:
-        retain([], {}, name)
-    except ValueError:
-        raise invalid("keep_timezone", f"{name!r} is not a time zone such as Europe/Vienna") from None
-    return name
 
 
 # ------------------------------------------------------------------------------------------------------ the plan
@@ -267,17 +218,11 @@ def _plan_present(plan: Plan, wish: Wish, container: Actual, remaining: list[Sna
         plan.steps.append(step)
 
 
-def _called(container: Actual) -> str:
-    """A container in a sentence; its hostname is not always read."""
-    name = container.current.get("hostname")
-    return f"{name} ({container.vmid})" if name else f"container {container.vmid}"
-
-
 def _refuse_incomplete(snapshot: Snapshot, container: Actual) -> None:
     if snapshot.incomplete:
         raise Failure(
             "snapshot_incomplete",
-            f"The snapshot {snapshot.name} of {_called(container)} is incomplete: its {snapshot.incomplete} was "
+            f"The snapshot {snapshot.name} of {called(container)} is incomplete: its {snapshot.incomplete} was "
             "interrupted.",
             "Remove it with 'state: absent', and with 'force: true' if its volumes have no such snapshot.",
             vmid=container.vmid,
@@ -333,7 +278,7 @@ def _plan_rollback(
     if target is None:
         raise Failure(
             "snapshot_missing",
-            f"There is no snapshot {wish.name} of {_called(container)}.",
+            f"There is no snapshot {wish.name} of {called(container)}.",
             "There are: " + (", ".join(snapshot.name for snapshot in oldest_first(snapshots)) or "none") + ".",
             vmid=container.vmid,
             snapshot=wish.name,
@@ -358,7 +303,7 @@ def _loss(container: Actual, target: str, newer: t.Sequence[Snapshot]) -> Failur
     names = [snapshot.name for snapshot in newer]
     return Failure(
         "would_lose_data",
-        f"Rolling {_called(container)} back to {target} would have to remove the snapshots that are newer: "
+        f"Rolling {called(container)} back to {target} would have to remove the snapshots that are newer: "
         f"{', '.join(names)}.",
         "Set 'remove_newer: true' if they may go.",
         vmid=container.vmid,
@@ -411,18 +356,11 @@ def refuse_unfit(plan: Plan, actual: Actual) -> None:
     Raises:
         Failure: ``locked``, ``is_template``, or ``feature_unsupported`` where something of the node is mounted.
     """
-    if actual.lock:
-        raise Failure(
-            "locked",
-            f"{_called(actual)} is locked ({actual.lock}).",
-            "Wait for the operation that holds the lock, or remove a stale lock on the node with 'pct unlock'.",
-            lock=actual.lock,
-            vmid=actual.vmid,
-        )
+    refuse_locked(actual)
     if actual.is_template:
         raise Failure(
             "is_template",
-            f"{_called(actual)} is a template, which has no snapshots.",
+            f"{called(actual)} is a template, which has no snapshots.",
             "Make a full clone of it, and work on that.",
             vmid=actual.vmid,
         )
@@ -432,7 +370,7 @@ def refuse_unfit(plan: Plan, actual: Actual) -> None:
     if blockers:
         raise Failure(
             "feature_unsupported",
-            f"{_called(actual)} mounts directories or devices of its node, with which Proxmox takes no snapshot: "
+            f"{called(actual)} mounts directories or devices of its node, with which Proxmox takes no snapshot: "
             + ", ".join(f"{key} ({path})" for key, path in blockers.items())
             + ".",
             "Remove these mount points, or back the container up instead.",
@@ -446,7 +384,7 @@ def unsupported(actual: Actual) -> Failure:
     volumes = {key: f"{volume.storage}:{volume.name}" for key, volume in volumes_of(actual.current)}
     return Failure(
         "feature_unsupported",
-        f"The storage of a volume of {_called(actual)} has no snapshots: "
+        f"The storage of a volume of {called(actual)} has no snapshots: "
         + ", ".join(f"{key} is {volume}" for key, volume in volumes.items())
         + ".",
         "Move the volumes to ZFS, LVM-thin, Ceph RBD or BTRFS, or back the container up instead.",
@@ -536,7 +474,7 @@ class Snapshots:
         self._client = client
         self._check_mode = check_mode
         self._concurrency = concurrency
-        self._cluster = Cluster(client)
+        self._targets = Targets(client, Result)
         self._watcher = TaskWatcher(client)
         self._storages: dict[str, dict[str, t.Any]] | None = None
         self._storages_lock = threading.Lock()
@@ -551,7 +489,7 @@ class Snapshots:
         Raises:
             Failure: before the first write, what concerns all: a container twice, and missing privileges.
         """
-        results = self._find(vmids, hostnames, node)
+        results = self._targets.find(vmids, hostnames, node)
         in_parallel(lambda result: self._plan(result, wish), results)
         needs = [need for result in results if not result.failure for need in result.plan.needs]
         refuse_missing(self._client, needs)
@@ -564,42 +502,6 @@ class Snapshots:
                 self._concurrency,
             )
         return results
-
-    def _find(self, vmids: t.Sequence[int], hostnames: t.Sequence[str], node: str | None) -> list[Result]:
-        if node and len(vmids) == 1 and not hostnames:
-            return [Result(f"container {vmids[0]}", Actual(vmids[0], node), assumed=True)]
-        if hostnames:
-            names = {guest.name for guest in self._cluster.guests}
-            if set(hostnames) - names:
-                self._cluster.refresh(self._cluster.online_nodes)
-            self._cluster.name_the_nameless()
-        results = [self._locate(vmid=vmid) for vmid in vmids] + [self._locate(hostname=name) for name in hostnames]
-        seen: dict[int, str] = {}
-        for result in results:
-            if result.container:
-                vmid = result.container.vmid
-                if vmid in seen:
-                    raise invalid("hostname", f"{seen[vmid]} and {result.label} are the same container ({vmid})")
-                seen[vmid] = result.label
-        return results
-
-    def _locate(self, vmid: int | None = None, hostname: str | None = None) -> Result:
-        result = Result(hostname or f"container {vmid}", hostname=hostname)
-        try:
-            if vmid is not None:
-                guest = self._cluster.container(vmid)
-            else:
-                guest = self._cluster.by_hostname(hostname or "", exhaustive=False)
-            if guest is None:
-                raise Failure("not_found", f"{result.label} does not exist.", "Check the vmid or the hostname.")
-            self._cluster.refuse_offline(guest)
-        except Failure as failure:
-            result.failure = failure
-            return result
-        known = {"hostname": guest.name} if guest.name else {}
-        result.label = guest.name or result.label
-        result.container = Actual(guest.vmid, guest.node, current=known, pool=guest.pool)
-        return result
 
     def _plan(self, result: Result, wish: Wish) -> None:
         if result.failure or result.container is None:
@@ -623,7 +525,7 @@ class Snapshots:
             if failure.code != "not_found" or not result.assumed:
                 raise
             # The container is not where the task says, so the cluster is asked.
-            located = self._locate(vmid=known.vmid)
+            located = self._targets.locate(vmid=known.vmid)
             if located.failure or located.container is None:
                 raise located.failure or failure from None
             result.label = located.label
@@ -666,24 +568,10 @@ class Snapshots:
     def _examine(self, result: Result, wish: Wish, listed: Actual) -> None:
         """Read what may stand against the plan; this is only asked of what is about to be changed.
 
-        The cluster's list keeps a name for ten seconds after a container has given it up, long enough to roll back the
-        wrong one; here the name is current.
-
         Raises:
             Failure: the plan cannot be carried out.
         """
-        container = read_container(self._client, listed.node, listed.vmid, listed.status)
-        if container is None:
-            raise Failure("not_found", f"{_called(listed)} has vanished.", "Run again.", vmid=listed.vmid)
-        if result.hostname and container.hostname != result.hostname:
-            raise Failure(
-                "not_found",
-                f"Container {container.vmid} is called {container.hostname} by now, no longer {result.hostname}.",
-                "Give the vmid, or run again in ten seconds, when the cluster knows the new names.",
-                vmid=container.vmid,
-                hostname=container.hostname,
-            )
-        container.pool = listed.pool
+        container = self._targets.read_current(result, listed.status)
         result.container = container
         refuse_unfit(result.plan, container)
         if result.plan.steps[0].action == TAKE:
@@ -718,28 +606,6 @@ def _newer_than(wish: Wish, snapshots: t.Sequence[Snapshot]) -> list[Snapshot]:
     return newer_snapshots(target, snapshots) if wish.state == "rolled_back" and target else []
 
 
-def diff_of(result: Result) -> dict[str, t.Any]:
-    """What changes of one container's snapshots, for ``--diff``."""
-    changes: list[Change] = result.plan.changes
-    return {
-        "before_header": result.label,
-        "after_header": result.label,
-        "before": {change.key: change.before for change in changes},
-        "after": {change.key: change.after for change in changes},
-    }
-
-
 def module_result(results: t.Sequence[Result], name: str | None = None) -> dict[str, t.Any]:
     """The result of ``lxc_snapshot``; ``name`` is that of the snapshot."""
-    failed = [(result.label, result.failure) for result in results if result.failure]
-    answer: dict[str, t.Any] = {
-        "changed": any(result.plan.changed for result in results),
-        "name": name,
-        "containers": [result.as_dict() for result in results],
-        "diff": [diff_of(result) for result in results if result.plan.changed],
-        "warnings": [f"{result.label}: {line}" for result in results for line in result.log.warnings],
-    }
-    if failed:
-        failure = combined(failed, len(results))
-        answer.update(msg=failure.sentence, failure=failure.as_dict())
-    return answer
+    return targets_result(results, name=name)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.health import HEALTH_OPTIONS, Health, health_of
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import IMAGE_OPTIONS, ImageSpec
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.properties import ANY_VOLUME, InvalidValue, Sub
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.reference import parse_platform, parse_reference
@@ -180,6 +181,10 @@ def fleet_options() -> dict[str, t.Any]:
         **container_options(with_defaults=False),
         "state": {"type": "str", "choices": list(FLEET_STATES)},
         "spread": {"type": "str"},
+        "group": {"type": "str"},
+        "unit": {"type": "str"},
+        "surge": {"type": "bool"},
+        "health": {"type": "dict", "options": HEALTH_OPTIONS},
     }
     return {
         "containers": {"type": "list", "elements": "dict", "required": True, "options": container},
@@ -222,7 +227,10 @@ class Declared:
     families: the families (net, mp, dev) that are declared as a whole.
     unset: keys that are to be removed.
     loose_networks: interfaces whose declaration says nothing about host-managed.
-    spread: containers with the same value are spread over the nodes (used by a fleet).
+    spread, group, unit, surge: used by a fleet. Containers with the same ``spread`` are spread over the nodes, those of
+        one ``group`` are changed a few at a time, those of one ``unit`` are on one node and changed together, and a
+        ``surge`` one is there only while others of its group are changed.
+    health: what it has to answer while it runs (used by a fleet).
     owner: a tag that the container has besides those that are declared, or that it has already.
     """
 
@@ -253,6 +261,10 @@ class Declared:
     address_timeout: int = 60
     timeout: int = 600
     spread: str | None = None
+    group: str | None = None
+    unit: str | None = None
+    surge: bool = False
+    health: Health | None = None
     owner: str | None = None
 
     @property
@@ -293,6 +305,7 @@ def declare(params: t.Mapping[str, t.Any], where: str = "") -> Declared:
             clone=Clone(**params["clone"]) if params.get("clone") else None,
             restore=Restore(**params["restore"]) if params.get("restore") else None,
             image=_image(params["image"]) if params.get("image") else None,
+            health=health_of(params.get("health")),
             loose_networks=_loose_networks(params),
             unset=tuple(dict.fromkeys(params.get("unset") or ())),
             **{name: params[name] for name in _PLAIN if params.get(name) is not None},
@@ -372,6 +385,9 @@ _PLAIN = (
     "address_timeout",
     "timeout",
     "spread",
+    "group",
+    "unit",
+    "surge",
 )
 
 

@@ -17,8 +17,26 @@ def write_private(path: str, text: str) -> None:
     Raises:
         Failure: ``store_failed``.
     """
+    _write(path, text, 0o600)
+
+
+def write_setting(path: str, text: str) -> None:
+    """Replace a file of settings whole, or not at all. Its mode and owner stay; a new one can be read by all.
+
+    Raises:
+        Failure: ``store_failed``.
+    """
     try:
-        _write_private(path, text)
+        there = os.stat(path)
+    except OSError:
+        _write(path, text, 0o644)
+        return
+    _write(os.path.realpath(path), text, there.st_mode & 0o7777, (there.st_uid, there.st_gid))
+
+
+def _write(path: str, text: str, mode: int, owner: tuple[int, int] | None = None) -> None:
+    try:
+        _replace(path, text, mode, owner)
     except OSError as error:
         raise Failure(
             "store_failed",
@@ -28,13 +46,15 @@ def write_private(path: str, text: str) -> None:
         ) from None
 
 
-def _write_private(path: str, text: str) -> None:
+def _replace(path: str, text: str, mode: int, owner: tuple[int, int] | None) -> None:
     directory = os.path.dirname(path)
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    # mkstemp makes it 0600.
+    os.makedirs(directory, mode=0o700 if mode == 0o600 else 0o755, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=directory, prefix=".new-")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as file:
+            os.fchmod(handle, mode)
+            if owner:
+                os.fchown(handle, *owner)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

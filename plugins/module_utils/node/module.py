@@ -14,11 +14,13 @@ if t.TYPE_CHECKING:
 
 
 def run_module(module: AnsibleModule, work: t.Callable[[], dict[str, t.Any]]) -> None:
-    """Do the work of a module and end it. Notes on containers are shown as warnings."""
+    """Do the work of a module and end it. Its warnings, and notes on containers, are shown as warnings."""
     try:
         result = work()
     except Failure as failure:
         module.fail_json(msg=failure.sentence, failure=failure.as_dict())
+    for warning in result.pop("warnings", []):
+        module.warn(warning)
     for entry in result.get("containers", []):
         for note in entry.get("notes", []):
             module.warn(f"{entry['container']}: {note}")

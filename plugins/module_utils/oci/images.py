@@ -10,9 +10,10 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ..api.errors import Failure
+from ..retention import parse_duration
 from .image import PULL_OPTIONS, Ensured, PullOptions, ensure_image, pull_options
 from .layout import Image, Json
-from .prune import Coming, apply_removal, parse_duration, plan_removal, unused
+from .prune import Coming, apply_removal, plan_removal, unused
 from .push import push_image
 from .reference import parse_platform, parse_reference
 from .store import Entry, Store, platform_of_config, size_of

@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import typing as t
 from dataclasses import dataclass
 
-from ..api.errors import Failure
 from .layout import Json
 from .store import Entry, Store, entry_of, remove_stage
 from .unpack import writing
-
-_UNITS = {"m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 @dataclass(frozen=True)
@@ -37,18 +33,6 @@ class Removal:
         about = {"kind": self.kind, "name": self.name, "size": self.size}
         more = {"platform": self.platform, "digest": self.digest}
         return {**about, **{key: value for key, value in more.items() if value is not None}}
-
-
-def parse_duration(text: str) -> int:
-    """Seconds of ``12h``, ``30d`` or ``4w``.
-
-    Raises:
-        Failure: ``invalid_option``.
-    """
-    match = re.match(r"([0-9]{1,6})([mhdw])\Z", text)
-    if not match:
-        raise Failure("invalid_option", f"{text!r} is no span of time.", "Write it as 12h, 30d or 4w.")
-    return int(match[1]) * _UNITS[match[2]]
 
 
 def unused(entries: t.Sequence[Entry], keep: t.Collection[str], seconds: int, now: float) -> list[Entry]:
