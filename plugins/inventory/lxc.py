@@ -209,8 +209,9 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         return hashlib.sha256(json.dumps(values).encode()).hexdigest()
 
     def _passes(self, guest: Guest) -> bool:
-        variables = wrap_var(host_variables(guest))
-        for condition in self.get_option("filters"):
+        conditions = self.get_option("filters")
+        variables = wrap_var(host_variables(guest)) if conditions else {}
+        for condition in conditions:
             try:
                 passed = self._compose(condition, variables)
             except AnsibleError as error:
@@ -236,10 +237,14 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
             self.inventory.set_variable(name, "ansible_connection", "lxcri.proxmox.pct")
         for group in group_names(guest, self.get_option("group_prefix")):
             self.inventory.add_child(self.inventory.add_group(self._sanitize_group_name(group)), name)
-        strict = self.get_option("strict")
-        variables = self.inventory.get_host(name).get_vars()
-        self._set_composite_vars(self.get_option("compose"), variables, name, strict=strict)
-        variables = self.inventory.get_host(name).get_vars()
+        if any(self.get_option(option) for option in ("compose", "groups", "keyed_groups")):
+            self._construct(name)
+
+    def _construct(self, name: str) -> None:
+        """What the options of every constructed inventory make of a host."""
+        strict, host = self.get_option("strict"), self.inventory.get_host(name)
+        self._set_composite_vars(self.get_option("compose"), host.get_vars(), name, strict=strict)
+        variables = host.get_vars()
         self._add_host_to_composed_groups(self.get_option("groups"), variables, name, strict=strict)
         self._add_host_to_keyed_groups(self.get_option("keyed_groups"), variables, name, strict=strict)
 
