@@ -9,7 +9,7 @@ import json
 import typing as t
 
 import pytest
-from ansible_collections.lxcri.proxmox.tests.wire.support import NET, NEW, RESOURCES, TEMPLATE, Lxc, reads
+from ansible_collections.lxcri.proxmox.tests.wire.support import ANY, NET, NEW, RESOURCES, TEMPLATE, Lxc, base, reads
 
 # All of a container, as a task would declare it.
 DECLARED: dict[str, t.Any] = {
@@ -74,6 +74,20 @@ def test_the_same_in_json_and_in_the_spellings_of_yaml(present: Lxc) -> None:
         onboot="no",
         unprivileged="yes",
     )
+
+
+def test_a_container_that_is_away_from_home_keeps_the_note_of_it(lxc: Lxc) -> None:
+    home = "<!-- lxcri.proxmox home=pve2 was=running -->"
+    lxc.add(201, status="running", config={**CONFIG, "description": f"Shop\n\n{home}\n"})
+    place = {"vmid": 201, "node": "pve1"}
+    lxc.unchanged(**place, description="Shop")
+    url = f"{base()}/config"
+    run = lxc.converge(**place, description="Other")
+    assert run.writes == [("PUT", url, {"description": f"Other\n\n{home}", "digest": ANY})]
+    run = lxc.converge(**place, unset=["description"])
+    assert run.writes == [("PUT", url, {"description": home, "digest": ANY})]
+    run = lxc.converge(**place, memory=2048)
+    assert run.writes == [("PUT", url, {"memory": "2048", "digest": ANY})]
 
 
 # ------------------------------------------------------------------------------------------------------- results

@@ -243,6 +243,17 @@ def test_a_description_is_kept_beside_the_note_on_the_image(lxc: Lxc, hub: Hub) 
     assert run.writes == [("PUT", f"{base()}/config", {"description": f"Third\n\n{mark(digest)}", "digest": ANY})]
 
 
+HOME = "<!-- lxcri.proxmox home=pve2 was=running -->"
+
+
+def test_both_notes_stay(lxc: Lxc, hub: Hub) -> None:
+    digest = hub.push(NGINX, nginx())
+    lxc.apply(**new(description="Shop"))
+    lxc.cluster.cluster.ct(201).config["description"] += f"\n{HOME}\n"
+    run = lxc.converge(**new(description="Other"))
+    assert run.container["config"]["description"].rstrip() == f"Other\n\n{HOME}\n\n{mark(digest)}"
+
+
 def test_a_description_that_is_too_long_with_the_note(lxc: Lxc, hub: Hub) -> None:
     hub.push(NGINX, nginx())
     run = lxc.refused("invalid_option", **new(description="x" * 8100))

@@ -328,6 +328,19 @@ def test_check_mode_places_as_the_run_does(fleet: Fleet, cluster: Simulator) -> 
     assert planned.nodes == fleet(*containers).nodes
 
 
+def test_nothing_new_is_made_on_a_node_in_maintenance(fleet: Fleet, cluster: Simulator) -> None:
+    containers = [{**entry, "spread": "web"} for entry in names(4)]
+    cluster.call(in_maintenance, "pve1")
+    assert Counter(fleet(*containers).nodes.values()) == {"pve2": 2, "pve3": 2}
+    cluster.call(in_maintenance, *NODES)
+    run = fleet(*containers, {"hostname": "new", "template": TEMPLATE, "spread": "web"})
+    assert run.result["failure"]["code"] == "node_offline"
+
+
+def in_maintenance(cluster: Cluster, *nodes: str) -> None:
+    cluster.node_usage = {node: {"hastate": "maintenance"} for node in nodes}
+
+
 def test_a_replica_that_was_migrated_stays(fleet: Fleet, cluster: Simulator) -> None:
     containers = [{**entry, "spread": "web"} for entry in names(3)]
     first = fleet(*containers)

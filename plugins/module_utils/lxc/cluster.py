@@ -60,6 +60,7 @@ class Cluster:
         self._names: dict[str | None, list[Guest]] | None = None
         self._nodes: dict[str, bool] = {}
         self._load: dict[str, float] = {}
+        self._in_maintenance: set[str] = set()
         self._listed: set[str] = set()
 
     def _read(self) -> dict[int, Guest]:
@@ -70,6 +71,8 @@ class Cluster:
                 if kind == "node":
                     # A node that is up is "unknown" while it has no statistics (extract_node_stats, PVE/API2Tools.pm).
                     self._nodes[str(entry["node"])] = entry.get("status") != "offline"
+                    if entry.get("hastate") == "maintenance":
+                        self._in_maintenance.add(str(entry["node"]))
                     self._load[str(entry["node"])] = _share(entry.get("mem"), entry.get("maxmem"))
                 elif kind in ("lxc", "qemu"):
                     guest = _guest(entry)
@@ -86,6 +89,11 @@ class Cluster:
         """The nodes that are up."""
         self._read()
         return sorted(node for node, online in self._nodes.items() if online)
+
+    @property
+    def placement_nodes(self) -> list[str]:
+        """The nodes where new containers may be made: those that are up and not in maintenance mode of the HA manager."""
+        return [node for node in self.online_nodes if node not in self._in_maintenance]
 
     def memory_share(self, node: str) -> float:
         """The share of a node's memory that is in use, 0 to 1."""

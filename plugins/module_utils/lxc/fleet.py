@@ -417,9 +417,11 @@ class Engine:
                 new.append(unit)
         if not new:
             return
-        nodes = self._cluster.online_nodes
+        nodes = self._cluster.placement_nodes
         if not nodes:
-            raise Failure("node_offline", "No node is online.", "Bring a node back.")
+            raise Failure(
+                "node_offline", "No node is online and out of maintenance.", "Bring a node back, or declare 'node'."
+            )
         total = Counter(guest.node for guest in self._cluster.guests)
         for unit in new:
             spread = unit[0].declared.spread or ""

@@ -51,6 +51,8 @@ _MARK = re.compile(
     r"\n*<!-- lxcri\.proxmox image=(?P<reference>\S+) digest=(?P<digest>sha256:[0-9a-f]{64})"
     rf"(?: env=(?P<env>[\w,]*))?(?: holder=(?P<holder>\d+|{re.escape(HOLDER)}))? -->"
 )
+# Every note of this collection in a description: on the image, on the home of a drained container (lxc/drain.py).
+_NOTE = re.compile(r"\n*<!-- lxcri\.proxmox [a-z]+=.*? -->")
 
 IMAGE_OPTIONS: dict[str, t.Any] = {
     "reference": {"type": "str", "required": True},
@@ -137,8 +139,13 @@ def mark_of(description: t.Any) -> Mark | None:
 
 
 def without_mark(description: t.Any) -> str:
-    """The description as a person wrote it."""
+    """The description without the mark; other notes stay."""
     return _MARK.sub("", str(description or "")).strip("\n")
+
+
+def text_of(description: t.Any) -> str:
+    """The description as a person wrote it, without the notes of this collection."""
+    return _NOTE.sub("", str(description or "")).strip("\n")
 
 
 def with_mark(description: str, mark: Mark | None) -> str:
@@ -388,7 +395,7 @@ def settle(
     """
     config = dict(actual.config) if actual else {}
     mark = mark_of(config.get("description"))
-    if declared.image is None and mark is None:
+    if declared.image is None and not _NOTE.search(str(config.get("description") or "")):
         return declared
     result = replace(declared, config=dict(declared.config))
     if declared.image:
@@ -396,7 +403,7 @@ def settle(
         if mark and renamed:
             mark = replace(mark, reference=str(declared.image.reference))
         mark = _settle_process(result, declared.image, config, mark, image, made_of)
-    for key in declared.loose_networks:
+    for key in declared.loose_networks if declared.image or mark else ():
         before = properties.read(key, config.get(key))
         if isinstance(before, dict) and "host-managed" in before:
             result.config[key] = {**result.config[key], "host-managed": before["host-managed"]}
@@ -465,18 +472,23 @@ def drops_variables(declared: Declared, mark: Mark | None) -> bool:
 
 
 def _settle_description(declared: Declared, config: t.Mapping[str, t.Any], mark: Mark | None) -> None:
-    if mark is None:
+    """The description with its notes, which nobody declares: that on the image, and others as they are."""
+    text = str(config.get("description") or "")
+    if "description" in (*declared.config, *declared.unset):
+        notes = map(str.strip, _NOTE.findall(without_mark(text)))
+        text = "\n\n".join(filter(None, (declared.config.get("description"), *notes)))
+    elif mark is None:
         return
-    text = declared.config["description"] if "description" in declared.config else config.get("description")
-    if "description" in declared.unset:
-        text = ""
-        declared.unset = tuple(key for key in declared.unset if key != "description")
+    wanted = with_mark(text, mark)
+    if not wanted:
+        return
+    declared.unset = tuple(key for key in declared.unset if key != "description")
     try:
-        declared.config["description"] = properties.normalise("description", with_mark(str(text or ""), mark))
+        declared.config["description"] = properties.normalise("description", wanted)
     except properties.InvalidValue as error:
         raise Failure(
             "invalid_option",
-            f"description: with the note on the image {error}.",
+            f"description: with the notes of this collection {error}.",
             "Shorten it.",
             option="description",
         ) from None

@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import ImageSpec, Mark, mark_of, without_mark
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import ImageSpec, Mark, mark_of, text_of
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Actual, Plan
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.properties import ANY_VOLUME
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import NEVER_UNSET, Declared
@@ -70,7 +70,7 @@ def former_declaration(declared: Declared, before: Actual, image: ImageSpec) -> 
     # The volumes of the image are declared with the image.
     config = {key: normal for key, normal in config.items() if not _is_mounted_at(normal, image.volumes)}
     if "description" in declared.config:
-        config["description"] = without_mark(before.config.get("description"))
+        config["description"] = text_of(before.config.get("description"))
     if isinstance(config.get("env"), dict):
         config["env"] = {name: value for name, value in config["env"].items() if name in mark.env}
     new = [key for key in declared.config if key not in before.config and key not in config]
