@@ -77,7 +77,7 @@ options:
   scope:
     description:
       - Keys that all objects have, which say where they are. They are C(node), C(vmid) and C(guest) (V(lxc) or
-        V(qemu)), or C(group), for the firewall, C(vnet) for subnets, and C(type) for targets of notifications.
+        V(qemu)), C(vnet), or C(group), for the firewall, C(vnet) for subnets, and C(type) for targets of notifications.
       - A guest is looked up when its O(scope) has no V(node), which costs a request.
     type: dict
   node:

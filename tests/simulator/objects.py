@@ -24,6 +24,7 @@ import uuid
 
 from aiohttp import web
 from fakepve import schema
+from fakepve.firewall import empty_conf
 from fakepve.model import PveError
 from fakepve.routing import check_digest, die, param_error, split_list
 from fakepve.server import USER, FakePve, params
@@ -78,6 +79,7 @@ SPECIAL_ROLES = {
     "Administrator": frozenset(PRIVILEGES),
     "NoAccess": frozenset[str](),
     "PVEAuditor": frozenset(p for p in PRIVILEGES if p.endswith(".Audit")),
+    "PVEPoolUser": frozenset(["Pool.Audit"]),
     "PVETemplateUser": frozenset(["VM.Clone", "VM.Audit"]),
     "PVEVMUser": frozenset(["VM.Audit", "VM.Backup", "VM.Console", "VM.PowerMgmt"]),
 }
@@ -138,8 +140,9 @@ def digest_of(content: t.Any) -> str:
 
 
 def stored(section: Values) -> Values:
-    """A section as it is after the file was written: what is empty is not written."""
-    return {key: value for key, value in section.items() if value not in ("", [], None)}
+    """A section as it is after the file was written: without what is empty, and without blanks around values."""
+    bare = {key: value.strip() if isinstance(value, str) else value for key, value in section.items()}
+    return {key: value for key, value in bare.items() if value not in ("", [], None)}
 
 
 class Failing:
@@ -285,7 +288,8 @@ class Objects(FakePve):
 
     def _sees_user(self, user: str, userid: str) -> bool:
         return (
-            userid == user.partition("!")[0]
+            # A token is not its user (permissions-023).
+            userid == user
             or self._may(user, "/access/groups", "User.Modify", "Sys.Audit")
             or any(self._may(user, f"/access/groups/{g}", "User.Modify", "Sys.Audit") for g in self._groups_of(userid))
         )
@@ -295,7 +299,7 @@ class Objects(FakePve):
         for userid, entry in sorted(self._user_entries().items()):
             if not self._sees_user(user, userid):
                 continue
-            shown = {key: entry[key] for key in entry if entry[key] not in ("", None)}
+            shown = stored(entry)
             shown.setdefault("expire", 0)
             shown.update(userid=userid)
             realm = userid.rpartition("@")[2]
@@ -373,7 +377,8 @@ class Objects(FakePve):
     # ---------------------------------------------------------------------------------------------------- tokens
 
     def _own_or(self, user: str, userid: str) -> None:
-        if user.partition("!")[0] != userid and not self._may(user, "/access/groups", "User.Modify"):
+        """The test userid-param with self of PVE/RPCEnvironment.pm: a token is not its user."""
+        if user != userid and not self._may(user, "/access/groups", "User.Modify"):
             raise PveError(403, "Permission check failed")
 
     async def _token_create(self, v: Values, user: str) -> Values:
@@ -638,6 +643,86 @@ class Objects(FakePve):
         if v["realm"] not in self._domains():
             raise die(f"delete auth server failed: authentication domain '{v['realm']}' does not exist")
         del self.domains[v["realm"]]
+
+    # -------------------------------------------------------------------------------------- storages and firewall
+
+    async def _sc_create(self, v: Values, user: str) -> t.Any:
+        """Adds what on_add_hook of the plugins does, and canonpath for directories."""
+        answer = await super()._sc_create(v, user)  # type: ignore[misc]
+        store = t.cast("Values", self.storages[v["storage"]])
+        if v["type"] == "zfspool":
+            store.setdefault("mountpoint", f"/{store['pool']}")
+        if v["type"] == "zfs":
+            store.setdefault("zfs-base-path", "/dev/zvol")
+        if v["type"] in ("btrfs", "dir"):
+            store["path"] = "/" + "/".join(filter(None, store["path"].split("/")))
+        return answer
+
+    def _routes_firewall(self) -> list[tuple[str, str, Handler]]:
+        """Adds the firewalls of VNets (PVE/API2/Firewall/Vnet.pm)."""
+        base, routes = "/cluster/sdn/vnets/{vnet}/firewall", list(super()._routes_firewall())  # type: ignore[misc]
+        methods = (
+            *(("GET", "/options", self._fw_options_get), ("PUT", "/options", self._fw_options_put)),
+            *(("GET", "/rules", self._fw_rules_get), ("POST", "/rules", self._fw_rule_create)),
+            *(("PUT", "/rules/{pos}", self._fw_rule_update), ("DELETE", "/rules/{pos}", self._fw_rule_delete)),
+        )
+        for method, path, call in methods:
+
+            async def bound(v: Values, user: str, method: str = method, call: t.Any = call) -> t.Any:
+                if v["vnet"] not in self.sdn_running["vnets"]:
+                    raise die("invalid vnet specified at /usr/share/perl5/PVE/API2/Firewall/Helpers.pm line 52.")
+                self._need_vnet(user, v["vnet"], "SDN.Allocate", *(["SDN.Audit"] if method == "GET" else []))
+                return await call("vnet", {**v, "vmid": v["vnet"]}, user)
+
+            routes.append((method, base + path, bound))
+        return routes
+
+    def firewall_config(self, scope: str, node: t.Any = None, vmid: t.Any = None) -> Values:
+        """Adds those of VNets, which are given as a vmid."""
+        if scope == "vnet":
+            return t.cast("Values", self._fw().setdefault("vnets", {}).setdefault(vmid, empty_conf()))
+        return t.cast("Values", super().firewall_config(scope, node, vmid))
+
+    def _option_names(self, scope: str) -> t.Sequence[str]:
+        if scope == "vnet":
+            return ("enable", "log_level_forward", "policy_forward")
+        return t.cast("t.Sequence[str]", super()._option_names(scope))  # type: ignore[misc]
+
+    def _check_rule(self, scope: str, rule: Values, conf: Values) -> t.Any:
+        """Of a VNet only what is forwarded can be ruled ($rule_env_direction_lookup of PVE/Firewall.pm)."""
+        if scope == "vnet" and rule.get("type") not in ("forward", "group"):
+            raise param_error(type=f"invalid rule type '{rule.get('type')}' for rule_env 'vnet'")
+        if scope == "vnet" and rule.get("iface"):
+            raise param_error(type="parameter -i not allowed for this rule type")
+        return super()._check_rule("cluster" if scope == "vnet" else scope, rule, conf)  # type: ignore[misc]
+
+    def _parsed_firewall(self, conf: Values) -> None:
+        """What generic_fw_config_parser makes of the file: names are lower case, and rules have what is written."""
+        for key in ("groups", "group_comments", "ipset", "ipset_comments"):
+            conf[key] = {name.lower(): it for name, it in conf.get(key, {}).items()}
+        for rules in (conf.get("rules", []), *conf.get("groups", {}).values()):
+            for rule in rules:
+                kept = stored(rule)
+                if rule["type"] == "group":
+                    kept = {key: kept[key] for key in ("type", "action", "comment", "enable", "iface") if key in kept}
+                rule.clear()
+                rule.update(kept)
+
+    async def _fw_ipset_create(self, scope: str, v: Values, user: str) -> None:
+        await super()._fw_ipset_create(scope, v, user)  # type: ignore[misc]
+        self._parsed_firewall(self.firewall_config(scope, v.get("node"), v.get("vmid")))
+
+    async def _fw_group_create(self, v: Values, user: str) -> None:
+        await super()._fw_group_create(v, user)  # type: ignore[misc]
+        self._parsed_firewall(self.firewall_config("cluster"))
+
+    async def _fw_rule_create(self, scope: str, v: Values, user: str) -> None:
+        await super()._fw_rule_create(scope, v, user)  # type: ignore[misc]
+        self._parsed_firewall(self.firewall_config(scope, v.get("node"), v.get("vmid")))
+
+    async def _fw_rule_update(self, scope: str, v: Values, user: str) -> None:
+        await super()._fw_rule_update(scope, v, user)  # type: ignore[misc]
+        self._parsed_firewall(self.firewall_config(scope, v.get("node"), v.get("vmid")))
 
     # ----------------------------------------------------------------------------------------------- backup jobs
 
@@ -995,8 +1080,6 @@ class Objects(FakePve):
         for key in ("dns", "reversedns"):
             if zone.get(key) and zone[key] not in self.sdn_dns:
                 raise param_error(**{key: f"{zone[key]} don't exist"})
-        if zone.get("dnszone") and not zone.get("dns"):
-            raise param_error(dnszone="missing dns server")
         if zone.get("ipam") and zone["ipam"] not in self.sdn_ipams:
             raise param_error(ipam=f"{zone['ipam']} not existing")
         if zone["type"] == "vxlan" and bool(zone.get("peers")) == bool(zone.get("fabric")):
@@ -1006,9 +1089,16 @@ class Objects(FakePve):
                 raise die(f"controller {zone['controller']} don't exist")
             zone.setdefault("mac", "BC:24:11:00:00:01")
 
+    @staticmethod
+    def _check_dns(given: Values) -> None:
+        """The request has to have both, also when one of them is there already."""
+        if given.get("dnszone") and not given.get("dns"):
+            raise param_error(dnszone="missing dns server")
+
     async def _zone_create(self, v: Values, user: str) -> None:
         given = dict(v)
         given.pop("lock-token", None)
+        self._check_dns(given)
         name, kind = given.pop("zone"), given["type"]
         zone = check_config(ZONES, kind, given, True)
         with Failing("create sdn zone object failed"):
@@ -1020,6 +1110,7 @@ class Objects(FakePve):
     async def _zone_update(self, v: Values, user: str) -> None:
         given = dict(v)
         name = given.pop("zone")
+        self._check_dns(given)
         with Failing("update sdn zone object failed"):
             zone = self._sdn_update("zones", ZONES, "zone", name, given)
             self._check_zone(name, zone)
@@ -1315,6 +1406,32 @@ class Objects(FakePve):
         return copy.deepcopy(self._waiting(node))
 
     @staticmethod
+    def _written(interfaces: dict[str, Values]) -> dict[str, Values]:
+        """What PVE/Network/Interfaces.pm makes of it when it writes and reads the file."""
+        for it in list(interfaces.values()):
+            kind, mode = it["type"], it.get("bond_mode")
+            dropped = {
+                "bond-primary": kind == "bond" and mode != "active-backup",
+                "bond_xmit_hash_policy": kind == "bond" and mode not in ("balance-xor", "802.3ad"),
+                "bridge_vids": kind == "bridge" and it.get("bridge_vlan_aware") is None,
+            }
+            for key in (key for key, gone in dropped.items() if gone):
+                it.pop(key, None)
+            if kind == "OVSBond":
+                it.setdefault("bond_mode", "active-backup")
+            # With ifupdown2 they are started by "auto".
+            if kind in ("OVSBond", "OVSIntPort", "OVSPort"):
+                it["autostart"] = 1
+            for port in split_list(it.get("slaves") or it.get("ovs_bonds")):
+                if port not in interfaces:
+                    raise die(f"bond - unable to find slave '{port}'")
+                interfaces[port].update(autostart=1)
+                interfaces[port].pop("listed", None)
+            if it.get("comments"):
+                it["comments"] = "\n".join(line.rstrip() for line in it["comments"].splitlines())
+        return interfaces
+
+    @staticmethod
     def _check_interface(interfaces: dict[str, Values], name: str, given: Values) -> None:
         for key, text in (("gateway", "Default gateway"), ("gateway6", "Default ipv6 gateway")):
             for other, it in interfaces.items():
@@ -1335,7 +1452,7 @@ class Objects(FakePve):
             raise param_error(iface="interface already exists")
         self._check_interface(interfaces, v["iface"], given)
         interfaces[v["iface"]] = given
-        self.interfaces_new[v["node"]] = interfaces
+        self.interfaces_new[v["node"]] = self._written(interfaces)
 
     async def _interface_update(self, v: Values, user: str) -> None:
         given = {key: value for key, value in v.items() if key not in ("node", "iface", "delete")}
@@ -1352,7 +1469,7 @@ class Objects(FakePve):
                 it.pop(f"cidr{suffix}", None)
         it.pop("listed", None)
         it.update(given)
-        self.interfaces_new[v["node"]] = interfaces
+        self.interfaces_new[v["node"]] = self._written(interfaces)
 
     async def _interface_delete(self, v: Values, user: str) -> None:
         interfaces = self._edited(v["node"])

@@ -67,14 +67,20 @@ MAP = Field(
         (Field(format="IPorCIDR"), ["10.0.0.5", "10.0.0.5/32"], "10.0.0.5"),
         (Field(format="IPorCIDR"), ["10.0.0.5/8"], "10.0.0.5/8"),
         (Field(format="IPorCIDRorAlias"), ["10.0.0.5/8", "10.0.0.0/8"], "10.0.0.0/8"),
-        (Field(format="IPorCIDRorAlias"), ["dc/office"], "dc/office"),
+        (Field(format="IPorCIDRorAlias"), ["dc/office", "dc/Office"], "dc/office"),
         (Field(format="pve-ha-node"), ["pve1", "pve1:0"], "pve1"),
         (Field(format="pve-ha-node"), ["pve1:02", "pve1:2"], "pve1:2"),
         (Field(format="acl-path"), ["/vms/101", "vms/101", "//vms//101/"], "/vms/101"),
         (Field(format="acl-path"), ["/", "//"], "/"),
         (Field(format="mac-addr"), ["bc:24:11:00:00:01"], "BC:24:11:00:00:01"),
         (Field(format="pve-vlan-id-or-range"), ["7", "007", "7-7"], "7"),
-        (Field(format="lines"), ["x\ny\n", "x\ny"], "x\ny"),
+        (Field(format="lines"), ["x\ny\n", "x \ny\n\n", "x\ny"], "x\ny"),
+        (Field(format="line"), ["x y", " x y ", "x y\n"], "x y"),
+        (Field(format="pve-storage-path"), ["/srv/backup", "/srv//backup/", "/srv/./backup"], "/srv/backup"),
+        (Field(format="pve-storage-path"), ["/", "//"], "/"),
+        (Field(format="pve-storage-path"), ["template/cache", "template//cache/"], "template/cache"),
+        (Field(format="fw-action"), ["Web", "web", "WEB"], "web"),
+        (Field(format="fw-action"), ["DROP"], "DROP"),
         (Field(format="address"), ["example.com"], "example.com"),
     ],
 )
@@ -239,4 +245,4 @@ CHANGES = """--- /etc/network/interfaces
 
 def test_what_waits_in_a_nodes_network() -> None:
     assert waiting_names(CHANGES) == {"vmbr0", None, "vmbr2"}
-    assert waiting_names("") == waiting_names(None) == set()
+    assert waiting_names("") == set()

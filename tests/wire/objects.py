@@ -32,7 +32,7 @@ def everything(cluster: Cluster) -> dict[str, t.Any]:
     found = {name: copy.deepcopy(getattr(cluster, name)) for name in STORES}
     storages = {name: cluster._options_of(store) for name, store in cluster.storages.items()}
     firewall = cluster._fw()
-    parts = {"cluster": firewall["cluster"], **firewall["nodes"], **firewall["guests"]}
+    parts = {"cluster": firewall["cluster"], **firewall["nodes"], **firewall["guests"], **firewall.get("vnets", {})}
     filled = {name: copy.deepcopy(part) for name, part in parts.items() if any(part.values())}
     return {**found, "storages": storages, "firewall": filled, "tasks": len(cluster.tasks)}
 

@@ -127,8 +127,8 @@ def test_the_members_of_a_pool(pve: Pve) -> None:
     run = pve.converge("pool", {"poolid": "shop", "vms": [102], "allow-move": True, "storage": ["local"]})
     assert run.writes == [
         ("PUT", "/pools", {"poolid": "shop", "vms": "101", "delete": "1"}),
-        ("PUT", "/pools", {"poolid": "shop", "vms": "102", "allow-move": "1"}),
         ("PUT", "/pools", {"poolid": "shop", "storage": "tank", "delete": "1"}),
+        ("PUT", "/pools", {"poolid": "shop", "vms": "102", "allow-move": "1"}),
         ("PUT", "/pools", {"poolid": "shop", "storage": "local"}),
     ]
     assert pve.simulated.pools["prod"] == set()
@@ -290,7 +290,7 @@ def test_rules_are_made_in_their_order(pve: Pve, scope: dict[str, t.Any], path: 
     run = pve.converge("firewall_rule", HTTPS, SSH, DROP, scope=scope)
     assert {(method, where) for method, where, _params in run.writes} == {("POST", path)}
     shown = [(rule["action"], rule.get("macro")) for rule in run.result["objects"]]
-    assert shown == [("ACCEPT", "HTTPS"), ("ACCEPT", "SSH"), ("DROP", None)]
+    assert shown == [("ACCEPT", "https"), ("ACCEPT", "ssh"), ("DROP", None)]
     again = pve("firewall_rule", HTTPS, SSH, DROP, scope=scope)
     assert again.asked == [f"GET {path}"]
 
@@ -319,7 +319,7 @@ def test_the_order_of_an_owners_rules_is_that_of_the_list(pve: Pve) -> None:
         *("[gitops] c", "[gitops] a", "by hand", "shop"),
         *(None, None),
     ]
-    assert [method for method, _path, _params in run.writes] == ["DELETE", "PUT"]
+    assert [method for method, _path, _params in run.writes] == ["PUT", "DELETE"]
     # A rule that says something else under the same comment is that rule.
     run = pve.converge("firewall_rule", third, {**first, "macro": "HTTP"}, **owned)
     assert [(path, set(params)) for _method, path, params in run.writes] == [
@@ -532,6 +532,40 @@ def test_a_subnet_of_a_network_that_is_not_there_yet_can_be_planned(pve: Pve) ->
             "guest",
         ),
         ("ha_resource", {"sid": "101"}, "sid", "is not a guest such as ct:101"),
+        (
+            "storage",
+            {"storage": "x1", "type": "lvmthin", "vgname": "a", "thinpool": "b", "content": "iso"},
+            "content",
+            "none",
+        ),
+        ("user", {"userid": "ci@pve", "keys": "x!oath"}, "keys", "Proxmox sets it by itself"),
+        (
+            "backup_job",
+            {"id": "x1", "schedule": "1", "pool": "a", "exclude": [101]},
+            "exclude",
+            "does not go with pool",
+        ),
+        ("backup_job", {"id": "x1", "schedule": "1", "all": True, "vmid": [101]}, "all", "does not go with vmid"),
+        ("sdn_zone", {"zone": "x1", "type": "simple", "dnszone": "a.b"}, "dnszone", "it needs dns"),
+        ("firewall_rule", {"type": "group", "action": "web", "log": "info"}, "log", "the type group does not have it"),
+        (
+            "network_interface",
+            {"node": "pve1", "iface": "bond0", "type": "bond", "slaves": ["eno2"], "bond-primary": "eno2"},
+            "bond-primary",
+            "goes with bond_mode active-backup only",
+        ),
+        (
+            "network_interface",
+            {"node": "pve1", **BRIDGE, "bridge_vids": [5]},
+            "bridge_vids",
+            "bridge_vlan_aware true only",
+        ),
+        (
+            "network_interface",
+            {"node": "pve1", **BRIDGE, "slaves": ["eno2"]},
+            "slaves",
+            "the type bridge does not have it",
+        ),
         ("sdn_zone", {"zone": "toolongname", "type": "simple"}, "zone", "at most 8 characters"),
         ("sdn_subnet", {"vnet": "web", "subnet": "10.0.0.1/24"}, "subnet", "is not a network"),
         ("sdn_subnet", {"subnet": "10.0.0.0/24"}, "vnet", "it is missing"),
@@ -580,7 +614,8 @@ def test_options_that_cannot_be_right(pve: Pve, options: dict[str, t.Any], optio
     ("kind", "declared", "field"),
     [
         ("acl", {"path": "/", "users": ["ci@pve"]}, "roles"),
-        ("firewall_rule", {"comment": "x"}, "action"),
+        ("firewall_rule", {"comment": "x"}, "type"),
+        ("firewall_rule", {"type": "in"}, "action"),
         ("storage", {"path": "/x"}, "storage"),
     ],
 )
@@ -657,6 +692,14 @@ def test_somebody_else_has_changed_the_file(pve: Pve, impatient: None) -> None:
             {"/access": ["Sys.Audit"]},
             ("/access/groups", "User.Modify"),
         ),
+        # A token is not its user (userid-param of PVE/RPCEnvironment.pm).
+        (
+            "token",
+            {"userid": "ops@pve", "tokenid": "x1"},
+            {},
+            {"/vms": ["VM.Audit"]},
+            ("/access/groups", "User.Modify"),
+        ),
         (
             "realm",
             {"realm": "x1", "type": "openid", "issuer-url": "x", "client-id": "y"},
@@ -665,6 +708,20 @@ def test_somebody_else_has_changed_the_file(pve: Pve, impatient: None) -> None:
             ("/access/realm", "Realm.Allocate"),
         ),
         ("backup_job", {"id": "x1", "schedule": "1:00", "all": True}, {}, {"/": ["Sys.Audit"]}, ("/", "Sys.Modify")),
+        (
+            "backup_job",
+            {"id": "x1", "schedule": "1:00", "all": True, "fleecing": "1,storage=tank"},
+            {},
+            {"/": ["Sys.Audit", "Sys.Modify"], "/storage/local": ["Datastore.Allocate"]},
+            ("/storage/tank", "Datastore.AllocateSpace"),
+        ),
+        (
+            "backup_job",
+            {"id": "x1", "schedule": "1:00", "all": True},
+            {},
+            {"/": ["Sys.Audit", "Sys.Modify"], "/storage": ["Datastore.Audit"]},
+            ("/storage/local", "Datastore.Allocate"),
+        ),
         (
             "backup_job",
             {"id": "x1", "schedule": "1:00", "all": True, "script": "/x"},
@@ -737,7 +794,6 @@ def test_what_may_not_be_done_is_told_before_the_first_write(
             {},
             {"/vms": ["Permissions.Modify", "VM.Clone", "VM.Audit"]},
         ),
-        ("token", {"userid": "ops@pve", "tokenid": "own"}, {}, {"/vms": ["VM.Audit"]}),
         (
             "backup_job",
             {"id": "x1", "schedule": "1:00", "all": True, "storage": "local"},
@@ -766,6 +822,15 @@ def test_least_privileges_suffice(
     names = {name: value for name, value in declared.items() if name not in ("vms", "storage") or kind == "storage"}
     absent = names if kind != "backup_job" else {"id": "x1"}
     assert pve.converge(kind, absent, **options, state="absent").changed
+
+
+def test_a_user_makes_tokens_of_its_own(pve: Pve) -> None:
+    pve.as_token({"/vms": ["VM.Audit"]})
+    for name in ("api_token_id", "api_token_secret"):
+        pve.options.pop(name)
+    pve.options["api_password"] = "secret"
+    assert pve.converge("token", {"userid": "ops@pve", "tokenid": "own"}).changed
+    assert pve.converge("token", {"userid": "ops@pve", "tokenid": "own"}, state="absent").changed
 
 
 def test_what_may_not_be_seen_is_not_said_to_be_absent(pve: Pve) -> None:

@@ -35,7 +35,6 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.plan import 
     read_entry,
     to_dict,
     values_of,
-    waiting_names,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.rows_network import FIREWALL_RULE
 
@@ -45,8 +44,8 @@ TRIES = 3
 PATH_CHARACTERS = "/:@!,+=~"
 # The parts that an object must not have when it is removed.
 EMPTIED = ("rules", "members")
-# A VNet or a security group that is still to be made.
-NOT_THERE = re.compile(r"sdn (vnet )?'\w+' does not exist|no such security group")
+# A VNet or a security group that is still to be made; a VNet has a firewall when it is in force.
+NOT_THERE = re.compile(r"sdn (vnet )?'\w+' does not exist|no such security group|invalid vnet specified")
 
 
 class Objects:
@@ -78,7 +77,7 @@ class Objects:
     def _converge(self, wish: Wish, tries: int) -> dict[str, t.Any]:
         """Read, plan and apply; anew while somebody else has changed something before the first write."""
         state = self.read(wish)
-        plan = make_plan(wish, state, self._client.credentials.user)
+        plan = make_plan(wish, state, self._client.credentials.identity)
         self._check_privileges(plan)
         if self._check or not plan.changed:
             return self._result(wish, plan, state, None)
@@ -99,7 +98,7 @@ class Objects:
         for place, (entries, changes) in zip(places, in_parallel(lambda it: self._list(wish.kind, it), places)):
             state.listed[place] = read_entries(wish.kind, place, entries)
             if changes is not None:
-                state.changes[place] = waiting_names(changes)
+                state.changes[place] = changes
         wanted = self._lacking(wish, state)
         for it, more in zip(wanted, in_parallel(lambda one: self._details(wish.kind, one), wanted)):
             full = read_entry(wish.kind, it.place, {**it.raw, **more})

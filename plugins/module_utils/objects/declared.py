@@ -15,6 +15,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.fields impor
     InvalidValue,
     normal,
     significant,
+    told,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.kinds import Kind, Scope
 from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.table import KINDS
@@ -229,7 +230,7 @@ _SCOPE_VALUES = {
     "node": Field(format="pve-node"),
     "vmid": Field(format="pve-vmid"),
     "guest": Field(choices=GUESTS),
-    "group": Field(pattern="[A-Za-z][A-Za-z0-9_-]+"),
+    "group": Field(pattern="[A-Za-z][A-Za-z0-9_-]+", folded=True),
     "vnet": Field(pattern="[a-zA-Z][a-zA-Z0-9]*[a-zA-Z0-9]", shortest=2, longest=8),
 }
 
@@ -298,13 +299,16 @@ def _variant(kind: Kind, place: Place, given: t.Mapping[str, t.Any], label: str,
     if kind.variant in place.keys:
         return place.keys[kind.variant]
     if given.get(kind.variant) is None:
-        if present:
+        # A rule has no name: all that it says has to be said.
+        if present or kind.manner == "rules":
             raise invalid_field(kind, label, kind.variant, f"it is missing; there are {', '.join(kind.variants)}")
         return None
     return str(_value(kind, label, kind.variant, kind.fields[kind.variant], given[kind.variant]))
 
 
 def _value(kind: Kind, label: str, name: str, it: Field, value: t.Any) -> t.Any:
+    if it.is_reserved(value):
+        raise invalid_field(kind, label, name, "Proxmox sets it by itself")
     try:
         return normal(it, value)
     except InvalidValue as problem:
@@ -330,6 +334,13 @@ def _check_whole(kind: Kind, label: str, fields: t.Mapping[str, Field], values: 
             for other in it.needs:
                 if significant(it, values[name]) and other not in values:
                     raise invalid_field(kind, label, name, f"it needs {other}")
+            for other, allowed in it.only.items():
+                if significant(it, values[name]) and values.get(other, fields[other].default) not in allowed:
+                    wanted = " or ".join(str(told(fields[other], value)).lower() for value in allowed)
+                    raise invalid_field(kind, label, name, f"it goes with {other} {wanted} only")
+    for name, other in kind.conflicts:
+        if all(significant(kind.fields[each], values.get(each)) for each in (name, other)):
+            raise invalid_field(kind, label, name, f"it does not go with {other}")
     if kind.one_of and not any(significant(fields[name], values.get(name)) for name in kind.one_of):
         raise invalid_field(kind, label, kind.one_of[0], f"one of {', '.join(kind.one_of)} is wanted")
     if kind.manner == "acl" and "root@pam" in values.get("users", ()):

@@ -64,6 +64,8 @@ class Field:
     unset: how it is removed: ``delete`` (named in the parameter of that name), ``empty`` (sent empty), ``default``
         (the default is sent) or ``omitted`` (not sent, in an update that replaces everything).
     needs: fields that a request has to repeat when it has this one.
+    only: the values of other fields without which Proxmox drops this one.
+    reserved: the pattern of values that Proxmox sets by itself, which say nothing and cannot be declared.
     root: whether only root@pam with a password may set it.
     """
 
@@ -91,12 +93,18 @@ class Field:
     passing: bool = False
     unset: str = "delete"
     needs: tuple[str, ...] = ()
+    only: t.Mapping[str, tuple[t.Any, ...]] = field(default_factory=dict)
+    reserved: str | None = None
     root: bool = False
 
     @property
     def compared(self) -> bool:
         """Whether what is there can be compared with what is declared."""
         return not self.passing and (self.readable or not self.secret)
+
+    def is_reserved(self, value: t.Any) -> bool:
+        """Whether a value is one that Proxmox sets by itself."""
+        return self.reserved is not None and re.fullmatch(self.reserved, str(value)) is not None
 
 
 # ---------------------------------------------------------------------------------------------------- normal forms
@@ -372,9 +380,9 @@ _ALIAS = re.compile(r"(dc/|guest/)?[A-Za-z][A-Za-z0-9_-]+")
 
 
 def _member(text: str) -> str:
-    """An entry of an IP set: without host bits (``clean_cidr`` of PVE/Firewall.pm), or an alias."""
+    """An entry of an IP set: without host bits (``clean_cidr`` of PVE/Firewall.pm), or an alias (``resolve_alias``)."""
     if _ALIAS.fullmatch(text):
-        return text
+        return text.lower()
     _host_or_network(text)
     network = ipaddress.ip_network(text, strict=False)
     if network.prefixlen == 0:
@@ -427,15 +435,28 @@ def _vlans(text: str) -> str:
 
 
 def _lines(text: str) -> str:
-    """A comment of the node's network, to which Proxmox adds a newline."""
-    return text.rstrip("\n")
+    """A comment of the node's network: Proxmox adds a newline, and drops the blanks that lines end with."""
+    return "\n".join(line.rstrip() for line in text.split("\n")).rstrip("\n")
 
 
 def _line(text: str) -> str:
-    """A text of one line, which is all that Proxmox's configuration files can hold."""
+    """A text of one line, which is all that Proxmox's configuration files hold, without the blanks around it."""
+    text = text.strip()
     if "\n" in text or "\r" in text:
         raise InvalidValue("it has to be one line")
     return text
+
+
+def _path(text: str) -> str:
+    """A path without slashes that say nothing (``check_config`` of PVE/Storage/DirPlugin.pm)."""
+    text = _matching(r"/?[-/a-zA-Z0-9_.@]+", "a path of letters, digits and - / _ . @")(text)
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    return "/" * text.startswith("/") + "/".join(parts) or text
+
+
+def _action(text: str) -> str:
+    """What a rule does, or the security group that it uses; the names of groups are lower case in Proxmox's files."""
+    return text if text in ("ACCEPT", "DROP", "REJECT") else text.lower()
 
 
 _NODE = r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?"
@@ -461,11 +482,12 @@ _FORMATS: dict[str, t.Callable[[str], str]] = {
     "pve-poolid": _matching(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+){0,2}", "the name of a pool"),
     "pve-vmid": _matching(r"[1-9][0-9]{2,8}", "the id of a guest"),
     "pve-vlan-id-or-range": _vlans,
-    "pve-storage-path": _matching(r"/?[-/a-zA-Z0-9_.@]+", "a path of letters, digits and - / _ . @"),
+    "pve-storage-path": _path,
     "pve-replication-job-id": _matching(r"[1-9][0-9]{2,8}-\d{1,9}", "the id of a guest and a number, such as 101-0"),
     "pve-ha-resource-id": _matching(r"(ct|vm):[1-9][0-9]+", "a guest such as ct:101"),
     "pve-ha-node": _ha_node,
     "acl-path": _privilege_path,
+    "fw-action": _action,
     "email-or-username": _matching(r"[^\s,;\\/@]+(@[^\s,;@]+)?", "an e-mail address"),
     "email-opt": _matching(r"([^\s,;@]+@[^\s,;@]+)?", "an e-mail address"),
     "ip": _address(4, 6),

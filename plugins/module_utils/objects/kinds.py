@@ -25,6 +25,7 @@ class Grant:
     actions: for which of ``create``, ``update`` and ``delete``.
     but_own: whether a user needs it for others only.
     types: for objects of which types; empty for all.
+    otherwise: what names in the paths stand for when the object does not say it.
     """
 
     paths: tuple[str, ...]
@@ -32,6 +33,7 @@ class Grant:
     actions: tuple[str, ...] = ALWAYS
     but_own: bool = False
     types: tuple[str, ...] = ()
+    otherwise: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class Kind:
     apply: what puts changes into force.
     reserved: the pattern of names that belong to Proxmox.
     one_of: fields of which an object needs one.
+    conflicts: pairs of fields of which an object has one at most.
     implied: what Proxmox sets because of other fields.
     secret_answer: whether the answer to ``create`` holds a new secret.
     """
@@ -151,6 +154,7 @@ class Kind:
     apply: Apply | None = None
     reserved: str | None = None
     one_of: tuple[str, ...] = ()
+    conflicts: tuple[tuple[str, str], ...] = ()
     implied: tuple[Implied, ...] = ()
     secret_answer: bool = False
 

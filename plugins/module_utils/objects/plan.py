@@ -70,11 +70,11 @@ class State:
     """What is there, in the places that a wish is about.
 
     listed: the objects of each place, in the order of its list.
-    changes: what waits to be applied, where a place tells it as a whole: the names it is about, None for unknown.
+    changes: what waits to be applied, where a place tells it as a whole: the difference between two files.
     """
 
     listed: dict[Place, list[Actual]] = field(default_factory=dict)
-    changes: dict[Place, set[str | None]] = field(default_factory=dict)
+    changes: dict[Place, str] = field(default_factory=dict)
 
     def find(self, declared: Declared) -> Actual | None:
         """The object that is meant."""
@@ -148,7 +148,7 @@ def values_of(kind: Kind, place: Place, raw: t.Mapping[str, t.Any]) -> dict[str,
         variant = place.keys.get(kind.variant, variant)
     found = {}
     for name, it in kind.fields_of(variant).items():
-        if raw.get(name) is not None and it.compared:
+        if raw.get(name) is not None and it.compared and not it.is_reserved(raw[name]):
             value = actual(it, raw[name])
             if significant(it, value):
                 found[name] = value
@@ -161,7 +161,7 @@ def values_of(kind: Kind, place: Place, raw: t.Mapping[str, t.Any]) -> dict[str,
 def make_plan(wish: Wish, state: State, user: str) -> Plan:
     """What has to be done.
 
-    user: who asks, whose own tokens need no privilege.
+    user: who asks: a user, whose own tokens need no privilege, or a token, which has none of its own.
     """
     plan = Plan()
     planner = _Planner(wish, state, plan, user)
@@ -185,6 +185,8 @@ class _Planner:
         self.plan = plan
         self.user = user
         self.touched: dict[Place, bool] = {}
+        # What leaves an object before another one can have it.
+        self.leaving: list[Step] = []
 
     # ---------------------------------------------------------------------------------------------- ordinary kinds
 
@@ -195,6 +197,7 @@ class _Planner:
                 self._remove(it)
             for declared in self.wish.objects:
                 self._make(declared)
+            self.plan.steps[:0] = self.leaving
             return
         for declared in reversed(self.wish.objects):
             found = self.state.find(declared)
@@ -202,6 +205,7 @@ class _Planner:
                 self._remove(found)
             elif found is None:
                 self._note_unseen(declared)
+        self.plan.steps[:0] = self.leaving
 
     def _strays(self) -> list[Actual]:
         """What carries the owner's mark and is not declared."""
@@ -393,7 +397,7 @@ class _Planner:
                 )
                 where = "/vms/" if name == "vms" else "/storage/"
                 needs = [Need((where + it,), (privilege, "Permissions.Modify"), f"{label}: {name}") for it in members]
-                self._add(step, declared.place, base + needs)
+                self._add(step, declared.place, base + needs, self.leaving if gone else self.plan.steps)
             if set(want) != set(have) and self.wish.present:
                 self._diff(label, {name: list(have)}, {name: list(want)})
 
@@ -402,11 +406,14 @@ class _Planner:
             return
         it = self.kind.fields["cidrs"]
         want = {entry["cidr"]: entry for entry in declared.values["cidrs"]}
-        have = {entry["cidr"]: entry for entry in (found.values.get("cidrs", ()) if found else ())}
+        there = [(_entry(it, raw), str(raw["cidr"])) for raw in (found.raw.get("cidrs", ()) if found else ())]
+        have = {entry["cidr"]: entry for entry, _spelling in there}
+        # In paths they are found as Proxmox spells them only.
+        spelled = {entry["cidr"]: spelling for entry, spelling in there}
         base = self._path("{collection}/{id}", declared, found)
         needs = self._needs(UPDATE, declared, declared.values)
         for cidr in (cidr for cidr in have if cidr not in want):
-            step = Step("removed", "DELETE", f"{base}/{cidr}")
+            step = Step("removed", "DELETE", f"{base}/{spelled[cidr]}")
             step.add(f"{label}: {cidr}", have[cidr], None, self._effect)
             self._add(step, declared.place, needs)
         for cidr, entry in want.items():
@@ -414,7 +421,7 @@ class _Planner:
                 continue
             rest = {name: sent(it.subs[name], value) for name, value in entry.items() if name != "cidr"}
             if cidr in have:
-                step = Step("changed", "PUT", f"{base}/{cidr}", rest)
+                step = Step("changed", "PUT", f"{base}/{spelled[cidr]}", rest)
             else:
                 step = Step("created", "POST", base, {"cidr": cidr, **rest})
             step.add(f"{label}: {cidr}", have.get(cidr), entry, self._effect)
@@ -431,7 +438,8 @@ class _Planner:
     def plan_options(self) -> None:
         """What is there once for a place."""
         for declared in self.wish.objects:
-            [found] = self.state.listed[declared.place]
+            # The options of what is still to be made are none.
+            [found] = self.state.listed[declared.place] or [Actual(declared.place, declared.names)]
             if self.wish.present:
                 self._update(declared, found)
                 continue
@@ -540,12 +548,16 @@ class _Planner:
             self.plan.steps.append(step)
 
     def _waits(self, place: Place) -> bool:
-        """Whether changes of what is declared are left from a run that was interrupted."""
+        """Whether changes are left from a run that was interrupted: of what is declared, or was the owner's."""
         wanted = {it.identity for it in self.wish.objects if it.place == place}
-        listed = self.state.listed.get(place, [])
-        if any(it.waiting and it.identity in wanted for it in listed):
+        mark = self.wish.mark if self.wish.exclusive else ""
+        for it in self.state.listed.get(place, []):
+            if it.waiting and (it.identity in wanted or is_marked(mark, it.values.get(self.kind.comment or ""))):
+                return True
+        changes = self.state.changes.get(place, "")
+        if any(is_marked(mark, line[2:]) for line in changes.splitlines() if line.startswith("-#")):
             return True
-        waiting = self.state.changes.get(place, set())
+        waiting = waiting_names(changes)
         return None in waiting or any(name is not None and (name,) in wanted for name in waiting)
 
     # ------------------------------------------------------------------------------------------------------- helpers
@@ -582,9 +594,9 @@ class _Planner:
         names = {**declared.place.keys, **declared.names, "collection": declared.place.path, "id": identity}
         return template.format(**names)
 
-    def _add(self, step: Step, place: Place, needs: t.Sequence[Need]) -> None:
+    def _add(self, step: Step, place: Place, needs: t.Sequence[Need], steps: list[Step] | None = None) -> None:
         step.needs = list(needs)
-        self.plan.steps.append(step)
+        (self.plan.steps if steps is None else steps).append(step)
         self.touched[place] = True
 
     def _diff(self, label: str, before: dict[str, t.Any], after: dict[str, t.Any]) -> None:
@@ -607,6 +619,8 @@ class _Planner:
         found: Actual | None,
     ) -> list[Need]:
         known: dict[str, t.Any] = {**(found.values if found else {}), **declared.place.keys, **declared.names, **values}
+        maps = {name: value for name, value in known.items() if isinstance(value, dict)}
+        known.update({f"{name}.{sub}": item for name, value in maps.items() for sub, item in value.items()})
         if "userid" in known:
             known["realm"] = str(known["userid"]).rpartition("@")[2]
             if declared.names.get("userid") == self.user:
@@ -616,11 +630,19 @@ class _Planner:
         why = f"{self.kind.name} {label_of(declared.place, declared.identity)}"
         needs = []
         for grant in grants:
-            paths = [path for template in grant.paths for path in _expand(template, known)]
+            paths = [path for template in grant.paths for path in _expand(template, {**dict(grant.otherwise), **known})]
             of_type = not grant.types or known.get("type") in (None, *grant.types)
             if action in grant.actions and paths and of_type:
                 needs.append(Need(tuple(paths), grant.privileges, why))
         return needs
+
+
+def _entry(it: Field, raw: dict[str, t.Any]) -> dict[str, t.Any]:
+    """The normal form of an entry of a set; what it is when it is none that this collection knows."""
+    try:
+        return t.cast("dict[str, t.Any]", normal(it, [raw])[0])
+    except InvalidValue:
+        return raw
 
 
 # The parts of an object that have requests of their own.
@@ -729,7 +751,8 @@ def _propagation(propagate: bool) -> str:
 
 
 def _rule_name(values: t.Mapping[str, t.Any]) -> str:
-    what = " ".join(str(values[name]) for name in ("type", "action", "macro", "proto", "dport") if name in values)
+    named = [values[name] for name in ("type", "action", "macro", "proto", "dport") if name in values]
+    what = " ".join(",".join(each) if isinstance(each, tuple) else str(each) for each in named)
     return f"{what} ({values['comment']})" if "comment" in values else what
 
 
@@ -749,14 +772,14 @@ def _variant_of(kind: Kind, it: Actual) -> str:
     return str(it.place.keys.get(kind.variant) or it.raw.get(kind.variant) or "")
 
 
-def waiting_names(changes: str | None) -> set[str | None]:
+def waiting_names(changes: str) -> set[str | None]:
     """The interfaces that the difference between two files of a node's network is about; None for unknown ones.
 
     changes: what ``diff -u`` says of ``/etc/network/interfaces`` (``ccache_compute_diff`` of PVE/INotify.pm).
     """
     names: set[str | None] = set()
     current: str | None = None
-    for line in (changes or "").splitlines():
+    for line in changes.splitlines():
         if line.startswith(("---", "+++")):
             continue
         if line.startswith("@@"):

@@ -34,7 +34,8 @@ USER = Kind(
         "expire": SECONDS,
         "firstname": Field(format="line", longest=1024, unset="empty"),
         "groups": Field("words", format="pve-groupid", unset="empty"),
-        "keys": Field(pattern="[0-9a-zA-Z!=]{0,4096}", unset="empty", secret=True, readable=True),
+        # That a user has second factors (set_user_tfa_enabled of PVE/API2/TFA.pm).
+        "keys": Field(pattern="[0-9a-zA-Z!=]{0,4096}", reserved="x(!.*)?", unset="empty", secret=True, readable=True),
         "lastname": Field(format="line", longest=1024, unset="empty"),
         "password": Field(shortest=8, longest=64, secret=True, fixed=True, apart="access/password"),
     },
@@ -166,7 +167,7 @@ REALM = Kind(
         "groups-overwrite": Field("bool", default=False),
         "issuer-url": Field(format="line", longest=256),
         "mode": Field(choices=("ldap", "ldaps", "ldap+starttls"), default="ldap"),
-        "password": Field(format="line", secret=True),
+        "password": Field(secret=True),
         "port": Field("int", minimum=1, maximum=65535),
         "prompt": Field(pattern=r"(?:none|login|consent|select_account|\S+)"),
         "query-userinfo": Field("bool", default=True),

@@ -12,6 +12,7 @@ from __future__ import annotations
 from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.fields import Field
 from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.kinds import (
     CREATE,
+    UPDATE,
     Grant,
     Implied,
     Kind,
@@ -43,6 +44,25 @@ _OF_FILES = (
     "content-dirs nodes disable prune-backups max-protected-backups content format mkdir create-base-path "
     "create-subdirs bwlimit preallocation"
 )
+
+# What each type of storage can hold (``plugindata`` of the plugins); Proxmox drops what it cannot.
+_FILES = ("images", "rootdir", "vztmpl", "iso", "backup", "snippets", "import")
+_CONTENT = {
+    "btrfs": (*_FILES, "none"),
+    "cephfs": ("vztmpl", "iso", "backup", "snippets", "import"),
+    "cifs": _FILES,
+    "dir": (*_FILES, "none"),
+    "esxi": ("import",),
+    "iscsi": ("images", "none"),
+    "iscsidirect": ("images", "none"),
+    "lvm": ("images", "rootdir"),
+    "lvmthin": ("images", "rootdir"),
+    "nfs": _FILES,
+    "pbs": ("backup", "none"),
+    "rbd": ("images", "rootdir"),
+    "zfs": ("images",),
+    "zfspool": ("images", "rootdir"),
+}
 
 STORAGE = Kind(
     name="storage",
@@ -77,7 +97,8 @@ STORAGE = Kind(
         "max-protected-backups": Field("int", minimum=-1),
         "mkdir": Field("bool", default=True),
         "monhost": Field("words", ordered=True),
-        "mountpoint": PATH,
+        # Proxmox looks where the pool is mounted (on_add_hook of PVE/Storage/ZFSPoolPlugin.pm and ZFSPlugin.pm).
+        "mountpoint": Field(format="pve-storage-path", kept=True),
         "namespace": LINE,
         "nocow": Field("bool", default=False),
         "nodes": Field("words", format="pve-node"),
@@ -114,7 +135,7 @@ STORAGE = Kind(
         ),
         "username": LINE,
         "vgname": LINE,
-        "zfs-base-path": PATH,
+        "zfs-base-path": Field(format="pve-storage-path", kept=True),
     },
     left_out={"authsupported": "no type of storage takes it"},
     # A path that can be left out is chosen by Proxmox (/mnt/pve/ID).
@@ -140,8 +161,11 @@ STORAGE = Kind(
         "comstar_tg lio_tpg content bwlimit zfs-base-path",
         "zfspool": "pool!= blocksize sparse nodes disable content bwlimit mountpoint",
     },
-    # Types that are always shared say so (parse_config of PVE/Storage/Plugin.pm).
-    overrides={"esxi": {"shared": {"kept": True}}},
+    overrides={
+        **{kind: {"content": {"choices": choices}} for kind, choices in _CONTENT.items()},
+        # Types that are always shared say so (parse_config of PVE/Storage/Plugin.pm).
+        "esxi": {"content": {"choices": _CONTENT["esxi"]}, "shared": {"kept": True}},
+    },
     scopes=(
         Scope(
             "storage",
@@ -153,6 +177,7 @@ STORAGE = Kind(
 )
 
 _ROOT_LINE = Field(format="line", root=True)
+_WRITE = (CREATE, UPDATE)
 
 BACKUP_JOB = Kind(
     name="backup_job",
@@ -212,14 +237,16 @@ BACKUP_JOB = Kind(
             "cluster/backup",
             grants=(
                 Grant(("/",), ("Sys.Modify",)),
-                Grant(("/storage/{storage}",), ("Datastore.Allocate",), (CREATE, "update")),
-                Grant(("/pool/{pool}",), ("VM.Backup",), (CREATE, "update")),
+                Grant(("/storage/{storage}",), ("Datastore.Allocate",), _WRITE, otherwise=(("storage", "local"),)),
+                Grant(("/storage/{fleecing.storage}",), ("Datastore.AllocateSpace",), _WRITE),
+                Grant(("/pool/{pool}",), ("VM.Backup",), _WRITE),
             ),
         ),
     ),
     comment="comment",
     one_of=("vmid", "all", "pool", "exclude"),
-    # verify_vzdump_parameters of PVE/VZDump.pm
+    # verify_vzdump_parameters of PVE/VZDump.pm; what update_job of PVE/API2/Backup.pm drops at the next change
+    conflicts=(("all", "vmid"), ("exclude", "vmid"), ("pool", "vmid"), ("exclude", "pool"), ("all", "pool")),
     implied=(Implied(because="exclude", unless="pool", field="all", value=True),),
 )
 

@@ -48,7 +48,7 @@ SDN_ZONE = Kind(
         "dhcp": Field(choices=("dnsmasq",)),
         "disable-arp-nd-suppression": BOOL,
         "dns": LINE,
-        "dnszone": Field(format="dns-name"),
+        "dnszone": Field(format="dns-name", needs=("dns",)),
         "dp-id": Field("int"),
         "exitnodes": Field("words", format="pve-node"),
         "exitnodes-local-routing": BOOL,
@@ -213,37 +213,44 @@ _POLICY = Field(choices=("ACCEPT", "REJECT", "DROP"))
 def _firewall(tail: str, *wanted: str) -> tuple[Scope, ...]:
     """The scopes of something of the firewall, of those that are wanted."""
     cluster, node, guest = "cluster/firewall", "nodes/{node}/firewall", "nodes/{node}/{guest}/{vmid}/firewall"
+    vnet = "cluster/sdn/vnets/{vnet}/firewall"
     scopes = {
         "cluster": (cluster + tail, "/", "Sys.Modify"),
         "node": (node + tail, "/nodes/{node}", "Sys.Modify"),
         "guest": (guest + tail, "/vms/{vmid}", "VM.Config.Network"),
+        "vnet": (vnet + tail, "/sdn/zones/{zone}/{vnet}", "SDN.Allocate"),
         "group": (cluster + "/groups/{group}", "/", "Sys.Modify"),
     }
     chosen = [scopes[name] for name in wanted]
     return tuple(Scope(path, grants=(Grant((where,), (privilege,)),)) for path, where, privilege in chosen)
 
 
+_OF_RULES = "action! comment dest dport enable icmp-type iface log macro proto source sport"
+
 FIREWALL_RULE = Kind(
     name="firewall_rule",
     identity=(),
     names={},
     fields={
-        "action": Field(pattern=NAME, shortest=2, longest=20, required=True),
+        "action": Field(format="fw-action", pattern=NAME, shortest=2, longest=20),
         "comment": LINE,
-        "dest": Field(format="line", longest=512),
-        "dport": LINE,
+        "dest": Field("words", longest=512),
+        "dport": Field("words"),
         "enable": Field("flag", minimum=0, default=False),
         "icmp-type": LINE,
         "iface": Field(format="pve-iface", shortest=2, longest=20),
         "log": LOG_LEVEL,
-        "macro": Field(format="line", longest=128),
+        # Proxmox writes it as its list of macros does (verify_rule of PVE/Firewall.pm).
+        "macro": Field(format="line", longest=128, folded=True),
         "proto": LINE,
-        "source": Field(format="line", longest=512),
-        "sport": LINE,
+        "source": Field("words", longest=512),
+        "sport": Field("words"),
         "type": Field(choices=("in", "out", "forward", "group"), required=True),
     },
+    # Of what uses a group nothing else is written ($format_rules of PVE/Firewall.pm).
+    variants={**dict.fromkeys(("in", "out", "forward"), _OF_RULES), "group": "action! comment enable iface"},
     left_out={"pos": "the order of the objects says it", "moveto": "the order of the objects says it"},
-    scopes=_firewall("/rules", "cluster", "node", "guest", "group"),
+    scopes=_firewall("/rules", "cluster", "node", "guest", "vnet", "group"),
     digest=True,
     comment="comment",
     manner="rules",
@@ -274,7 +281,8 @@ ENTRY = Field(
 FIREWALL_IPSET = Kind(
     name="firewall_ipset",
     identity=("name",),
-    names={"name": Field(pattern=NAME, shortest=2, longest=64)},
+    # In Proxmox's files the names of sets and groups are lower case (generic_fw_config_parser of PVE/Firewall.pm).
+    names={"name": Field(pattern=NAME, shortest=2, longest=64, folded=True)},
     fields={
         "cidrs": Field("maps", subs=ENTRY.subs, default_sub="cidr", kept=True),
         "comment": Field(format="line", unset="empty"),
@@ -294,7 +302,7 @@ FIREWALL_IPSET = Kind(
 FIREWALL_GROUP = Kind(
     name="firewall_group",
     identity=("group",),
-    names={"group": Field(pattern=NAME, shortest=2, longest=18)},
+    names={"group": Field(pattern=NAME, shortest=2, longest=18, folded=True)},
     fields={"comment": Field(format="line", unset="empty")},
     left_out={"rename": "another name is another group"},
     scopes=(Scope("cluster/firewall/groups", grants=(Grant(("/",), ("Sys.Modify",)),)),),
@@ -328,7 +336,7 @@ _OPTIONS: dict[str, Field] = {
     "macfilter": Field("bool", default=True),
     "ndp": Field("bool", default=True),
     "nf_conntrack_allow_invalid": Field("bool", default=False),
-    "nf_conntrack_helpers": Field("words"),
+    "nf_conntrack_helpers": Field("words", folded=True),
     "nf_conntrack_max": Field("int", minimum=32768, default=262144),
     "nf_conntrack_tcp_timeout_established": Field("int", minimum=7875, default=432000),
     "nf_conntrack_tcp_timeout_syn_recv": Field("int", minimum=30, maximum=60, default=60),
@@ -353,8 +361,11 @@ _LEVELS = {
     "nf_conntrack_helpers nf_conntrack_max nf_conntrack_tcp_timeout_established nf_conntrack_tcp_timeout_syn_recv "
     "nftables nosmurfs protection_synflood protection_synflood_burst protection_synflood_rate smurf_log_level "
     "tcp_flags_log_level tcpflags",
+    "vnet": "enable log_level_forward policy_forward",
     "node guest vmid": "dhcp enable ipfilter log_level_in log_level_out macfilter ndp policy_in policy_out radv",
 }
+
+_OFF: dict[str, t.Any] = {"default": False, "kind": "bool", "minimum": None}
 
 FIREWALL_OPTIONS = Kind(
     name="firewall_options",
@@ -367,9 +378,10 @@ FIREWALL_OPTIONS = Kind(
     overrides={
         "": {"enable": {"default": False}},
         "node": {"enable": {"default": True, "kind": "bool", "minimum": None}},
-        "node guest vmid": {"enable": {"default": False, "kind": "bool", "minimum": None}},
+        "node guest vmid": {"enable": _OFF},
+        "vnet": {"enable": _OFF},
     },
-    scopes=_firewall("/options", "cluster", "node", "guest"),
+    scopes=_firewall("/options", "cluster", "node", "guest", "vnet"),
     update=("PUT", "{collection}"),
     digest=True,
     manner="options",
@@ -378,6 +390,12 @@ FIREWALL_OPTIONS = Kind(
 # ------------------------------------------------------------------------------------------------------------ node
 
 INTERFACES = Field("words", format="pve-iface", joined=" ")
+_OF_ALL = "autostart cidr cidr6 comments gateway gateway6 mtu"
+_OF_PORTS = f"ovs_bridge ovs_options ovs_tag {_OF_ALL}"
+# Who is a port of something is started with it (__write_etc_network_interfaces of PVE/Network/Interfaces.pm).
+_STARTED: dict[str, t.Any] = {"autostart": {"kept": True}}
+_LINUX_BONDS = ("balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb")
+_OVS_BONDS = ("active-backup", "balance-slb", "lacp-balance-slb", "lacp-balance-tcp")
 
 NETWORK_INTERFACE = Kind(
     name="network_interface",
@@ -385,17 +403,22 @@ NETWORK_INTERFACE = Kind(
     names={"iface": Field(format="pve-iface", shortest=2, longest=20)},
     fields={
         "autostart": BOOL,
-        "bond-primary": Field(format="pve-iface"),
+        "bond-primary": Field(format="pve-iface", only={"bond_mode": ("active-backup",)}),
         "bond_mode": Field(
-            choices=(
-                *("balance-rr", "active-backup", "balance-xor", "broadcast", "802.3ad", "balance-tlb", "balance-alb"),
-                *("balance-slb", "lacp-balance-slb", "lacp-balance-tcp"),
-            ),
+            choices=(*_LINUX_BONDS, *_OVS_BONDS[1:]),
             default="balance-rr",
         ),
-        "bond_xmit_hash_policy": Field(choices=("layer2", "layer2+3", "layer3+4")),
+        "bond_xmit_hash_policy": Field(
+            choices=("layer2", "layer2+3", "layer3+4"), only={"bond_mode": ("balance-xor", "802.3ad")}
+        ),
         "bridge_ports": INTERFACES,
-        "bridge_vids": Field("words", format="pve-vlan-id-or-range", joined=" ", default=("2-4094",)),
+        "bridge_vids": Field(
+            "words",
+            format="pve-vlan-id-or-range",
+            joined=" ",
+            default=("2-4094",),
+            only={"bridge_vlan_aware": (True,)},
+        ),
         "bridge_vlan_aware": BOOL,
         "cidr": Field(format="CIDRv4"),
         "cidr6": Field(format="CIDRv6"),
@@ -420,6 +443,22 @@ NETWORK_INTERFACE = Kind(
         # They are read from the name of the interface when nothing else says them.
         "vlan-id": Field("int", minimum=1, maximum=4094, kept=True),
         "vlan-raw-device": Field(format="pve-iface", kept=True),
+    },
+    # What is written of each type (__interface_to_string of PVE/Network/Interfaces.pm); of others it is dropped.
+    variants={
+        **dict.fromkeys(("eth", "alias", "fabric", "vnet", "unknown"), _OF_ALL),
+        "bond": f"slaves bond_mode bond_xmit_hash_policy bond-primary {_OF_ALL}",
+        "bridge": f"bridge_ports bridge_vids bridge_vlan_aware {_OF_ALL}",
+        "vlan": f"vlan-id vlan-raw-device {_OF_ALL}",
+        "OVSBond": f"ovs_bonds bond_mode {_OF_PORTS}",
+        "OVSBridge": f"ovs_ports ovs_options {_OF_ALL}",
+        "OVSIntPort": _OF_PORTS,
+        "OVSPort": _OF_PORTS,
+    },
+    overrides={
+        **dict.fromkeys(("eth", "OVSIntPort", "OVSPort"), _STARTED),
+        "bond": {"bond_mode": {"choices": _LINUX_BONDS}},
+        "OVSBond": {**_STARTED, "bond_mode": {"choices": _OVS_BONDS, "default": "active-backup"}},
     },
     left_out={
         "address": "cidr says it",
@@ -470,7 +509,7 @@ METRIC_SERVER = Kind(
         "proto": Field(choices=("udp", "tcp")),
         "server": Field(format="address"),
         "timeout": Field("int", minimum=0, default=1),
-        "token": Field(format="line", secret=True),
+        "token": Field(secret=True),
         "type": Field(choices=("graphite", "influxdb", "opentelemetry"), required=True, fixed=True),
         "verify-certificate": Field("bool", default=True),
     },

@@ -3,15 +3,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The order of a firewall's rules: which requests make a list of rules another one. Plain data, no I/O.
 
-Rules have no names. A declared rule is the one that says the same, or else the only one with the same comment. What
-is not declared stays where it is among the others.
+Rules have no names. A declared rule is the one that says the same, or else the same but for being on or off, or else
+the only one with the same comment. What is not declared stays where it is among the others.
 """
 
 from __future__ import annotations
 
-import re
 import typing as t
 from dataclasses import dataclass, field
+
+from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.declared import is_marked
 
 Values = t.Mapping[str, t.Any]
 
@@ -63,28 +64,26 @@ def order_rules(
             work.remove(work.items[place])
         return work.moves
     kept = set(matches.values())
-    strays = [place for place, rule in enumerate(listed) if exclusive and place not in kept and _is_owned(rule, mark)]
-    for place in reversed(strays):
-        work.remove(work.items[place])
-    there = {number: work.by_place[place] for number, place in matches.items()}
-    for number, item in there.items():
-        work.change(item, wanted[number])
-    _arrange(work, wanted, there)
+    strays = [
+        work.by_place[place]
+        for place, rule in enumerate(listed)
+        if exclusive and place not in kept and is_marked(mark, rule.values.get("comment"))
+    ]
+    _arrange(work, wanted, {number: work.by_place[place] for number, place in matches.items()})
+    # Last, so that what was let in by an old rule is let in by its successor before.
+    for item in reversed(strays):
+        work.remove(item)
     return work.moves
-
-
-def _is_owned(rule: Rule, mark: str) -> bool:
-    return bool(mark) and re.match(rf"{re.escape(mark)}(\s|$)", str(rule.values.get("comment", ""))) is not None
 
 
 def _match(listed: t.Sequence[Rule], wanted: t.Sequence[Values], mark: str, by_comment: bool) -> dict[int, int]:
     """For each declared rule that is there, its position."""
     found: dict[int, int] = {}
-    for number, values in enumerate(wanted):
-        for place, rule in enumerate(listed):
-            if rule.values == values and place not in found.values():
-                found[number] = place
-                break
+    for says in (dict, _without_switch):
+        for number, values in enumerate(wanted):
+            for place, rule in enumerate(listed):
+                if number not in found and place not in found.values() and says(rule.values) == says(values):
+                    found[number] = place
     if by_comment:
         for number, values in enumerate(wanted):
             comment = values.get("comment")
@@ -100,8 +99,13 @@ def _match(listed: t.Sequence[Rule], wanted: t.Sequence[Values], mark: str, by_c
     return found
 
 
+def _without_switch(values: Values) -> dict[str, t.Any]:
+    """What a rule says, but for being on or off."""
+    return {name: value for name, value in values.items() if name != "enable"}
+
+
 def _arrange(work: _Work, wanted: t.Sequence[Values], there: dict[int, _Item]) -> None:
-    """Move and create until the declared rules are in their order; as few as possible of those there are moved."""
+    """Move, create and change until the declared rules are in their order; as few as possible are moved."""
     in_place = _longest_rise([(number, work.position(there[number])) for number in sorted(there)])
     following: _Item | None = None
     # From the last to the first, each before the one that follows it; the last goes where it is, or to the top.
@@ -109,6 +113,7 @@ def _arrange(work: _Work, wanted: t.Sequence[Values], there: dict[int, _Item]) -
     for number in range(len(wanted) - 1, -1, -1):
         if number in settled:
             following = settled[number]
+            work.change(following, wanted[number])
             continue
         previous = next((settled[each] for each in range(number - 1, -1, -1) if each in settled), None)
         if following is not None:
@@ -116,11 +121,14 @@ def _arrange(work: _Work, wanted: t.Sequence[Values], there: dict[int, _Item]) -
         else:
             target = work.position(previous) + 1 if previous is not None else 0
         item = there.get(number)
+        # Proxmox puts a new rule before all others. It is off until it is where it belongs.
+        off = item is None and target > 0
         if item is None:
-            item = work.create(wanted[number])
-            target += 1 if target > 0 else 0
+            item = work.create(_without_switch(wanted[number]) if off else wanted[number])
+            target += 1 if off else 0
         if work.position(item) != target and work.position(item) + 1 != target:
             work.move(item, target)
+        work.change(item, wanted[number])
         settled[number] = following = item
 
 
