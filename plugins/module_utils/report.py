@@ -236,7 +236,7 @@ def _tiles(sums: Raw) -> Markup:
     backups = None
     if sums["without_backup"] is not None:
         wrong = sums["without_backup"] + sums["old_backup"]
-        backups = _tile("without a recent backup", wrong, wrong > 0, f"{sums['without_backup']} have none at all")
+        backups = _tile("without a recent backup", wrong, wrong > 0, _have_none(sums["without_backup"]))
     drifted = None
     if sums["drifted"] is not None:
         drifted = _tile("containers not as declared", sums["drifted"], sums["drifted"] > 0)
@@ -249,6 +249,10 @@ def _tiles(sums: Raw) -> Markup:
         drifted,
         class_="tiles",
     )
+
+
+def _have_none(count: int) -> str:
+    return f"{count} {'has' if count == 1 else 'have'} none at all"
 
 
 def _templates(count: int) -> str | None:
@@ -357,7 +361,7 @@ def _storages(storages: t.Sequence[Raw]) -> Markup:
             element(
                 "tr",
                 element("th", name, scope="row"),
-                element("td", f"{len(alike)} nodes, shared" if storage["shared"] else storage["node"]),
+                element("td", _whose(storage, len(alike))),
                 element("td", storage.get("type") or "–"),
                 element("td", _badge("available", "good") if there else _badge("unknown", "odd")),
                 _bar(best.get("used") if there else None, best.get("total")),
@@ -368,6 +372,12 @@ def _storages(storages: t.Sequence[Raw]) -> Markup:
     if not rows:
         return _section("storages", "Storages", element("p", "None that this user or token may see.", class_="quiet"))
     return _section("storages", "Storages", _table("Storages", columns, element("tbody", rows)))
+
+
+def _whose(storage: Raw, nodes: int) -> str:
+    if not storage["shared"]:
+        return str(storage["node"])
+    return f"{nodes} nodes, shared" if nodes > 1 else f"{storage['node']}, shared"
 
 
 def _drift(drift: Raw | None) -> Markup:
@@ -443,7 +453,11 @@ def _container(container: Raw, newest: t.Mapping[int, Raw] | None, now: float, m
         if container["status"] == "running"
         else _limit(usage.get("maxmem")),
         _bar(usage.get("disk"), usage.get("maxdisk")) if usage.get("disk") else _limit(usage.get("maxdisk")),
-        element("td", [element("div", entry["address"]) for entry in container.get("addresses") or []] or "–"),
+        element(
+            "td",
+            [element("div", entry["address"]) for entry in container.get("addresses") or []] or "–",
+            class_="small",
+        ),
         element(
             "td",
             [[element("span", tag, class_="tag"), " "] for tag in container.get("tags") or []] or "–",
@@ -505,6 +519,7 @@ def _backup(container: Raw, newest: t.Mapping[int, Raw], now: float, max_age: fl
         " ",
         element("span", backup["storage"], class_="quiet"),
         [" ", _badge("not verified", "bad")] if backup.get("verified") is False else None,
+        class_="states",
     )
 
 
@@ -534,8 +549,9 @@ p { margin: .25rem 0; }
 .warned ul { margin: 0; padding-left: 1.2rem; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: .5rem; }
 .scroll:focus-visible { outline: 3px solid var(--accent); outline-offset: 1px; }
-table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .4rem .7rem; text-align: left; vertical-align: top; white-space: nowrap;
+/* Borders that collapse do not go with a column that stays. */
+table { width: 100%; border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; }
+th, td { padding: .4rem .55rem; text-align: left; vertical-align: top; white-space: nowrap;
   border-top: 1px solid var(--line); }
 thead th { border-top: 0; background: var(--panel); color: var(--quiet); font-size: .85em; font-weight: 600; }
 tbody th { font-weight: 600; }
@@ -544,14 +560,15 @@ th:first-child { position: sticky; left: 0; z-index: 1; min-width: 11rem; max-wi
 thead th:first-child, .group th { background: var(--panel); }
 .group th { max-width: none; }
 .group span span { padding-left: .4rem; }
-.group > th > span { position: sticky; left: .7rem; }
+.group > th > span { position: sticky; left: .55rem; }
 .number { text-align: right; }
 .words { min-width: 9rem; max-width: 26rem; white-space: normal; overflow-wrap: anywhere; }
 .states { white-space: normal; }
+.small { font-size: .9em; }
 .description { display: block; font-size: .85em; }
 .problem { color: var(--bad); overflow-wrap: anywhere; }
-.use { min-width: 9.5rem; }
-.percent { display: inline-block; min-width: 2.9rem; }
+.use { min-width: 8.5rem; }
+.percent { display: inline-block; min-width: 2.6rem; }
 .use .quiet { font-size: .85em; }
 .bar { display: block; height: .3rem; margin-top: .2rem; border-radius: .15rem; background: var(--line);
   overflow: hidden; }

@@ -16,9 +16,10 @@ description:
   - Nodes work at the same time. On each node backups are made one after the other, as Proxmox does.
   - What Proxmox or the user's privileges do not allow is reported before the first write, in check mode too.
   - A container that fails does not stop the others. The task fails at the end and names all that failed.
-  - Backups at certain times are jobs of Proxmox.
+  - Backups at certain times are jobs of Proxmox, the kind V(backup_job) of M(lxcri.proxmox.pve_object).
 seealso:
   - module: lxcri.proxmox.lxc_container
+  - module: lxcri.proxmox.pve_object
   - module: lxcri.proxmox.lxc_snapshot
 extends_documentation_fragment:
   - lxcri.proxmox.api
@@ -75,7 +76,8 @@ options:
     default: present
   mode:
     description:
-      - How a running container is backed up. V(stop) stops it for as long as the backup takes.
+      - How a running container is backed up. V(stop) stops it for as long as the backup takes, and is refused for one
+        that the HA manager keeps running.
       - Where a volume's storage has no snapshots, Proxmox takes V(suspend) for V(snapshot).
     type: str
     choices: [snapshot, suspend, stop]
@@ -144,7 +146,8 @@ options:
     type: str
   notify:
     description:
-      - Whether Proxmox tells of each backup, as its notifications are set up.
+      - Whether Proxmox tells of each backup, as its notifications are set up. Otherwise it tells nobody, also not of a
+        failure and not the address in C(/etc/vzdump.conf).
     type: bool
     default: true
   restore:

@@ -196,7 +196,11 @@ def test_backups_by_selection(operations: Operations) -> None:
     assert operations.succeeds("backup", "--check", **chosen).changed == 1
     assert operations.ansible.writes() == []
     ran = operations.succeeds("backup", backup_mode="stop", backup_notes="Weekly", backup_protected=True, **chosen)
-    assert [entry["hostname"] for entry in ran.result("Back each up")["containers"]] == ["web-1", "web-2"]
+    made = ran.result("Back each up")["containers"]
+    assert [entry["hostname"] for entry in made] == ["web-1", "web-2"]
+    again = operations.succeeds("backup", backup_max_age="1d", **chosen)
+    assert again.changed == 0
+    assert all(f"{entry['hostname']} ({entry['vmid']}): {entry['volume']}" in again.stdout for entry in made)
 
 
 # ------------------------------------------------------------------------------------------------------- site.yml
@@ -253,6 +257,8 @@ def test_the_report_says_what_the_api_says(operations: Operations, tmp_path: Pat
     target = tmp_path / "fleet.html"
     ran = operations.succeeds("report", report_file=str(target), report_title="The <fleet> & more")
     assert operations.ansible.writes() == []
+    # The page, and not what it says.
+    assert ran.changed == 1
     text = target.read_text(encoding="utf-8")
     assert "<script" not in text
     assert not re.search(r"(src|href)=|url\(|@import", text)

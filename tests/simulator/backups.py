@@ -25,6 +25,8 @@ EXTENSIONS = {"0": "tar", "1": "tar.lzo", "lzo": "tar.lzo", "gzip": "tar.gz", "z
 VARIABLES = ("cluster", "guestname", "node", "vmid")
 # The protected backups of a guest for who may not allocate on the storage (get_max_protected_backups).
 MOST_PROTECTED = 5
+# In which qemu-img counts (file_size_info of PVE/Storage/Plugin.pm).
+SECTOR = 512
 
 
 class Backups(Volumes):
@@ -200,8 +202,13 @@ class Backups(Volumes):
         ct = self.ct(vmid)
         if ct is None or ct.node != v["node"]:
             raise TaskError(f"unable to find VM '{vmid}'")
-        self._check_limits(v, user, vmid, storage)
         mode = v.get("mode", "snapshot")
+        if mode == "stop" and ct.ha_managed and ct.ha_state == "started":
+            raise TaskError(
+                "Cannot execute a backup with stop mode on a HA managed and enabled Service. "
+                "Use snapshot mode or disable the Service."
+            )
+        self._check_limits(v, user, vmid, storage)
         log(f"INFO: Starting Backup of VM {vmid} (lxc)", f"INFO: Backup started at {_now()}")
         log(f"INFO: status = {ct.status}", f"INFO: backup mode: {mode}", f"INFO: CT Name: {ct.name}")
         self._task_lock(ct)
@@ -252,6 +259,14 @@ class Backups(Volumes):
             item.update({key: vol[key] for key in ("verification", "encrypted") if key in vol})
         return item
 
+    async def _content_info(self, v: dict[str, t.Any], user: str) -> dict[str, t.Any]:
+        """info of PVE/API2/Storage/Content.pm: files are looked at as disk images, which have whole sectors."""
+        data = t.cast("dict[str, t.Any]", await super()._content_info(v, user))
+        if self.storages[v["storage"]].get("path"):
+            data["size"] = -(-data["size"] // SECTOR) * SECTOR
+            data["format"] = "raw"
+        return data
+
     async def _extract_config(self, v: dict[str, t.Any], user: str) -> str:
         """tasks-046"""
         entry = self.volume(v["volume"])
@@ -275,6 +290,23 @@ class Backups(Volumes):
             raise TaskError(f"volume '{volid}' does not exist")
         copy: dict[str, t.Any] = json.loads(json.dumps(entry.get("config", {})))
         return copy
+
+    def check_restore(self, user: str, archive: str, old: t.Any) -> None:
+        """What create_vm of PVE/API2/LXC.pm refuses in its task before it touches the container that is there."""
+        config = self.backed_up(archive)
+        try:
+            for key in config:
+                if re.fullmatch(r"net\d+", key):
+                    self._check_bridge(user, config[key])
+            privileged = not int(config.get("unprivileged") or 0)
+            if privileged and (old is None or int(old.config.get("unprivileged") or 0)):
+                self.require(user, "/", "Sys.Modify")
+        except PveError as error:
+            raise TaskError(str(error.message)) from error
+        for key, value in config.items():
+            if re.fullmatch(r"mp\d+", key) and not is_volume(parse_mount(value)) and user != "root@pam":
+                kind = "device" if parse_mount(value)["volume"].startswith("/dev/") else "bind"
+                raise TaskError(f"restoring '{key}' to {kind} mount is only possible for root")
 
     def backed_up_mounts(self, config: t.Mapping[str, t.Any]) -> dict[str, dict[str, str]]:
         """The volumes that a restore to one storage makes anew."""

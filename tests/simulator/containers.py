@@ -84,6 +84,9 @@ class Containers(Configuration, Backups):
         # In some order; here the volumes first, as they ask for most (permissions-226, 227, 230 to 234).
         asked = {**mounts, **dict(sorted(options.items(), key=lambda item: item[0] == "ostype"))}
         self._check_modify_perm(user, vmid, pool, None, asked, [], 1 if unprivileged is None else unprivileged)
+        if "tags" in options:
+            # Whatever is held on the pool (assert_tag_permissions of PVE/GuestHelpers.pm).
+            self._vm_perm(user, vmid, None, "VM.Config.Options")
         for value in mounts.values() if mounts else [f"{storage}:4"]:
             if is_volume(parse_mount(value)):
                 self._check_new_volume(parse_mount(value)["volume"], user, vmid)
@@ -92,11 +95,16 @@ class Containers(Configuration, Backups):
             raise PveError(500, "mount points configured, but 'rootfs' not set - aborting")
         if "hookscript" in options:
             self._check_hookscript(options["hookscript"])
+        what = "restore" if restore else "create"
+        if restore and ":" in archive:
+            try:
+                self.check_restore(user, archive, old)
+            except TaskError as error:
+                return await self._refused_task(node, f"vz{what}", vmid, user, f"unable to {what} CT {vmid} - {error}")
         if old is not None:
             self._destroy_volumes(old)
             self._drop(old)
         ct = self._container(vmid, node=node, defaults=False, config={"lock": "create"})
-        what = "restore" if restore else "create"
 
         async def body() -> None:
             try:
@@ -115,6 +123,14 @@ class Containers(Configuration, Backups):
                 afterwards(lambda: self._start_task(ct, user))
 
         return await self.task(node, f"vz{what}", vmid, user, body, vm=ct)
+
+    async def _refused_task(self, node: str, kind: str, vmid: int, user: str, reason: str) -> str:
+        """A task that ends before it has changed anything."""
+
+        async def body() -> None:
+            raise TaskError(reason)
+
+        return t.cast("str", await self.task(node, kind, vmid, user, body))
 
     def _may_create(self, user: str, vmid: int, pool: str | None, old: t.Any) -> bool:
         return (

@@ -20,6 +20,8 @@ from .containers import Containers
 from .tasks import log
 
 Config = t.Mapping[str, t.Any]
+# Of an image on a storage, in bytes.
+IMAGE_SIZE = 2**20
 
 
 def is_oci_archive(data: bytes) -> bool:
@@ -88,7 +90,12 @@ class Images(Containers):
                 command = f"skopeo copy docker://{reference} oci-archive:/var/lib/vz/template/cache/{name}.tmp.5068"
                 log(f'level=fatal msg="initializing source docker://{reference}: manifest unknown"')
                 raise TaskError(f"command '{command}' failed: exit code 1")
-            self.store_file(sid, name, 2**20, "vztmpl")
+            if self.storages[sid].get("avail", IMAGE_SIZE) < IMAGE_SIZE:
+                path = f"/var/lib/vz/template/cache/{name}.tmp.5068"
+                log(f'level=fatal msg="committing the finished image: write {path}: no space left on device"')
+                command = f"skopeo copy docker://{reference} oci-archive:{path}"
+                raise TaskError(f"command '{command}' failed: exit code 1")
+            self.store_file(sid, name, IMAGE_SIZE, "vztmpl")
             self.images[f"{sid}:vztmpl/{name}"] = self.registry[reference]
 
         return await self.task(node, "ociregistrypull", name, user, body)

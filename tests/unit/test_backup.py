@@ -44,7 +44,7 @@ ROOT = {"rootfs": "local-zfs:subvol-201-disk-0,size=8G"}
 
 
 def backup(number: int = 1, age: int = DAY, **options: t.Any) -> Backup:
-    volume = f"local:backup/vzdump-lxc-201-{number}.tar.zst"
+    volume = f"local:backup/vzdump-lxc-201-2026_01_31-02_{number // 60:02}_{number % 60:02}.tar.zst"
     return Backup(volume, 201, "pve1", **{"time": NOW - age, "size": 10, "notes": "lxcri: web-1", **options})
 
 
@@ -57,7 +57,7 @@ def container(status: str = "stopped", **config: str) -> Actual:
 
 
 def removed(plan: Plan) -> list[str]:
-    return [step.path.rpartition("/")[2][15:].partition(".")[0] for step in plan.steps if step.method == "DELETE"]
+    return [str(int(step.path.partition(".")[0][-2:])) for step in plan.steps if step.method == "DELETE"]
 
 
 # ------------------------------------------------------------------------------------------------------ the list
@@ -103,6 +103,8 @@ def test_a_list_is_read_the_newest_first() -> None:
 )
 def test_whose_a_backup_is(notes: str, own: bool) -> None:
     assert backup(notes=notes).is_of("lxcri") is own
+    assert Backup("pbs:backup/ct/201/2026-01-31T02:00:00Z", 201, "pve1", notes=notes).is_of("lxcri") is own
+    assert not Backup("local:backup/vzdump-lxc-201-golden.tar.zst", 201, "pve1", notes=notes).is_of("lxcri")
 
 
 def test_the_newest_is_chosen_or_what_is_named() -> None:

@@ -189,6 +189,7 @@ def test_a_shared_storage_is_one_row() -> None:
     ]
     text = words(page(cluster(storages=stores), [], None, "Fleet", NOW))
     assert "2 nodes, shared" in text
+    assert "pve1, shared" in words(page(cluster(), [], None, "Fleet", NOW))
     assert "There are none." in text
     assert "50%" in text
 

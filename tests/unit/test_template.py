@@ -23,11 +23,13 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.appliances impor
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.template import (
     Outcome,
+    Templates,
     Wish,
     is_fetching,
     plan_presence,
     plan_removal,
 )
+from ansible_collections.lxcri.proxmox.tests.unit.support import FakeClient
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -215,6 +217,27 @@ def test_a_template_that_the_index_lacks_is_told_from_other_refused_parameters()
 )
 def test_a_full_storage_is_in_the_log_of_the_command_that_wrote(status: str, line: str, code: str) -> None:
     assert failed_task(UPID, status, ["one", line, f"TASK ERROR: {status}"]).code == code
+
+
+@pytest.mark.parametrize(("status", "changed"), [("running", False), ("stopped", True)])
+@pytest.mark.parametrize("source", ["url", "src"])
+def test_what_has_ended_and_is_still_listed_as_running_brings_nothing(source: str, status: str, changed: bool) -> None:
+    """The list of active tasks is some seconds old (active_workers of PVE/RESTEnvironment.pm)."""
+    upid = UPID.replace("download:x", "download:x.tar" if source == "url" else "imgcopy:")
+    entry = {"upid": upid, "type": upid.split(":")[5], "id": upid.split(":")[6], "status": "RUNNING"}
+    there = [{"volid": "local:vztmpl/x.tar", "size": 5}] if source == "src" else []
+    client: t.Any = FakeClient(
+        {
+            "/nodes/pve1/storage/local/content": there,
+            "/nodes/pve1/storage/local/status": {"content": "vztmpl"},
+            "nodes/pve1/tasks": [entry],
+            "cluster/tasks": [entry],
+            f"nodes/pve1/tasks/{upid}/status": {"status": status},
+        }
+    )
+    options = {"url": "https://example.com/x.tar"} if source == "url" else {"src": "x.tar", "size": 9, "force": True}
+    [found] = Templates(client, True).run(wish(source=source, file_name="x.tar", **options))
+    assert (found.failure, found.plan.changed) == (None, changed)
 
 
 def test_failures_of_nodes_are_combined_as_those_of_containers() -> None:

@@ -11,9 +11,6 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Credentials
-from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.backup_file import carry_out, plan_copy
 from ansible_collections.lxcri.proxmox.tests.simulator.cluster import Cluster
 from ansible_collections.lxcri.proxmox.tests.simulator.node_files import NODE
 from ansible_collections.lxcri.proxmox.tests.simulator.serving import Simulator
@@ -183,6 +180,7 @@ def test_every_option_of_a_backup_reaches_proxmox(backup: Backup) -> None:
                 "protected": "1",
                 "bwlimit": "1024",
                 "notification-mode": "legacy-sendmail",
+                "mailto": "",
             },
         )
     ]
@@ -267,6 +265,26 @@ def test_a_backup_that_fails_has_the_reason_and_the_log(backup: Backup) -> None:
     assert len(backup.volumes()) == 2
 
 
+def test_a_container_that_leaves_the_node_before_its_backup(backup: Backup) -> None:
+    """vzdump answers OK, without a task."""
+    backup.add()
+    [_old] = backup.store(3)
+    on_request(backup.cluster, "POST", "/vzdump", lambda cluster, _: setattr(cluster.ct(201), "node", "pve2"))
+    run = backup(**HERE)
+    assert (run.code, run.details["vmid"], len(backup.volumes())) == ("not_found", 201, 1)
+    assert run.result["containers"][0]["volume"] is None
+
+
+def test_a_backup_without_the_notes_that_say_whose_it_is(backup: Backup) -> None:
+    """vzdump only warns in its log when the storage takes no notes."""
+    backup.add()
+    [old] = backup.store(3)
+    backup.cluster.call(lambda cluster: setattr(cluster, "_notes", lambda _v, _ct: ""))
+    run = backup(**HERE)
+    [made] = set(backup.volumes()) - {old}
+    assert (run.code, run.details["volume"]) == ("notes_missing", made)
+
+
 def test_a_full_storage(backup: Backup) -> None:
     backup.add()
     backup.cluster.call("set_storage", "local", avail=10)
@@ -286,6 +304,42 @@ def test_a_container_that_is_elsewhere_is_found(backup: Backup) -> None:
     backup.add(node="pve2")
     run = backup.apply(**HERE)
     assert run.writes == [("POST", "/nodes/pve2/vzdump", SENT)]
+
+
+def test_what_the_ha_manager_keeps_running_is_not_stopped(backup: Backup) -> None:
+    ct = backup.add(status="running")
+    ct.ha_state = "started"
+    run = backup.refused("ha_managed", **HERE, mode="stop")
+    assert "mode=snapshot" in run.result["msg"]
+    backup.apply(**HERE)
+    # It came under HA between the look and the request.
+    ct.ha_state = None
+    on_request(backup.cluster, "POST", "/vzdump", lambda cluster, _: setattr(cluster.ct(201), "ha_state", "started"))
+    assert backup(**HERE, mode="stop").code == "ha_managed"
+
+
+@pytest.mark.parametrize(("limit", "there"), [(2, 2), (0, 1)])
+def test_the_number_of_protected_backups_is_limited_by_the_storage(backup: Backup, limit: int, there: int) -> None:
+    backup.add()
+    names = backup.store(*range(1, there + 1), protected=1)
+    backup.cluster.call("set_storage", "local", **{"max-protected-backups": limit})
+    run = backup.refused("backup_limit", **HERE, protected=True)
+    assert (run.details["limit"], run.details["backups"]) == (limit, names)
+    backup.apply(**HERE)
+    backup.cluster.call("set_storage", "local", **{"max-protected-backups": there + 1})
+    backup.apply(**HERE, protected=True)
+
+
+def test_the_number_of_protected_backups_that_may_not_be_looked_up(backup: Backup) -> None:
+    backup.add()
+    backup.store(*range(1, 6), protected=1)
+    acl = {"/vms/201": ["VM.Audit", "VM.Backup"], "/storage/local": ["Datastore.Audit", "Datastore.AllocateSpace"]}
+    backup.cluster.call("add_user", "ci@pve", "secret", acl)
+    secret = backup.cluster.call("add_token", "ci@pve!t")
+    backup.options.update(api_user="ci@pve", api_token_id="t", api_token_secret=secret)
+    run = backup(**HERE, protected=True)
+    assert (run.code, run.details["limit"]) == ("backup_limit", "5")
+    assert len(backup.volumes()) == 5
 
 
 # ------------------------------------------------------------------------------------------------------- retention
@@ -310,6 +364,24 @@ def test_retention_removes_own_unprotected_backups_of_the_container_only(backup:
     # The same, without a new one.
     run = backup.converge(**HERE, keep={"last": 1}, state="absent")
     assert run.writes == [("DELETE", f"/nodes/pve1/storage/local/content/{mine[3]}", {})]
+
+
+def test_what_somebody_has_renamed_was_set_aside(backup: Backup) -> None:
+    """Proxmox does not prune it, and lists the moment of the renaming as that of the backup."""
+    backup.add()
+    [old] = backup.store(9)
+
+    def rename(cluster: Cluster) -> None:
+        NODE.set("pve1")
+        volumes = cluster.storages["local"]["volumes"]
+        entry = volumes.pop(old.partition(":")[2])
+        volumes["backup/vzdump-lxc-201-golden.tar.zst"] = {**entry, "ctime": int(time.time())}
+
+    backup.cluster.call(rename)
+    assert backup.apply(**HERE, max_age="1d", keep={"last": 1}).changed
+    backup.apply(**HERE, keep={"last": 1})
+    left = backup.volumes()
+    assert (len(left), "local:backup/vzdump-lxc-201-golden.tar.zst" in left) == (2, True)
 
 
 def test_the_retention_of_the_storage_is_never_applied(backup: Backup) -> None:
@@ -507,6 +579,56 @@ def test_volumes_that_a_failed_restore_has_left_are_named(backup: Backup) -> Non
     assert "Volumes without a container: local-zfs:subvol-201-disk-7." in run.result["msg"]
 
 
+def test_a_restore_that_is_refused_leaves_the_container_and_says_that_it_is_stopped(backup: Backup) -> None:
+    backup.add(status="running")
+    [name] = backup.store(1)
+
+    def remove(cluster: Cluster, _request: t.Any) -> None:
+        del cluster.storages["local"]["volumes"][name.partition(":")[2]]
+
+    on_request(backup.cluster, "POST", "/nodes/pve1/lxc", remove)
+    run = backup(volume=name, state="restored", restore={"force": True})
+    assert (run.code, run.details["exists"], run.details["orphans"]) == ("volume_missing", True, [])
+    assert "web-1 (201) is as it was, but stopped." in run.result["msg"]
+    assert backup.ct().status == "stopped"
+
+
+def test_a_storage_that_fills_under_a_container_with_any_id(backup: Backup) -> None:
+    backup.add()
+    [name] = backup.store(1)
+    backup.cluster.call("set_storage", "tank", avail=10)
+    run = backup(volume=name, state="restored", restore={"hostname": "neu", "storage": "tank"})
+    assert (run.code, run.details["exists"], run.details["orphans"]) == ("storage_full", False, [])
+    assert "No container was left behind." in run.result["msg"]
+
+
+def test_what_a_restore_takes_is_said_beforehand(backup: Backup) -> None:
+    """Proxmox looks into the backup in its task, after a running container has been stopped."""
+    ct = backup.add(status="running", config={"unprivileged": 1, "net0": "name=eth0,bridge=vmbr0"})
+    config = {"rootfs": "local-zfs:subvol-201-disk-0,size=4G", "net0": "name=eth0,bridge=vmbr1", "hostname": "web-1"}
+    config["mp0"] = "/srv/data,mp=/data"
+    [name] = backup.store(1, config=config)
+    acl = {
+        "/vms/201": ["VM.Audit", "VM.Backup", "VM.PowerMgmt"],
+        "/vms/305": ["VM.Audit", "VM.Backup"],
+        "/storage/local": ["Datastore.Audit", "Datastore.AllocateSpace"],
+        "/storage/local-zfs": ["Datastore.AllocateSpace"],
+    }
+    backup.cluster.call("add_user", "ci@pve", "secret", acl)
+    secret = backup.cluster.call("add_token", "ci@pve!t")
+    backup.options.update(api_user="ci@pve", api_token_id="t", api_token_secret=secret)
+    run = backup.refused("permission_denied", volume=name, state="restored", restore={"force": True})
+    wanted = [("/sdn/zones/localnetwork/vmbr1", "SDN.Use"), (None, None), ("/", "Sys.Modify")]
+    assert [(entry["path"], entry["privilege"]) for entry in run.details["missing"]] == wanted
+    run = backup.refused("permission_denied", volume=name, state="restored", restore={"vmid": 305})
+    assert ("/vms/305", "VM.Allocate") in [(entry["path"], entry["privilege"]) for entry in run.details["missing"]]
+    assert ct.status == "running"
+    # Who may back a container up may restore it.
+    [name] = backup.store(0.5, config={**config, "mp0": "local-zfs:x,mp=/data", "unprivileged": 1})
+    backup.cluster.call("grant", "ci@pve", "/sdn/zones/localnetwork/vmbr1", "SDN.Use")
+    backup.apply(volume=name, state="restored", restore={"force": True})
+
+
 def test_a_restore_where_the_archive_is_not_to_be_had(backup: Backup) -> None:
     backup.add(node="pve2")
     [name] = backup.store(1, vmid=202, config={"rootfs": "local-zfs:x,size=1G"})
@@ -573,10 +695,11 @@ def archive(backup: Backup, tmp_path: Path) -> tuple[str, Path]:
     """A backup whose archive is a real file; the storage's directory is in this machine."""
     backup.add()
     backup.cluster.call("set_storage", "local", path=str(tmp_path / "storage"))
-    [name] = backup.store(1, size=4_000_000)
+    # No whole number of sectors, in which the API tells the size of a single file.
+    [name] = backup.store(1, size=4_000_001)
     file = tmp_path / "storage/dump" / name.rpartition("/")[2]
     file.parent.mkdir(parents=True)
-    file.write_bytes(b"0123456789abcdef" * 250_000)
+    file.write_bytes(b"0123456789abcdef" * 250_000 + b"x")
     return name, file
 
 
@@ -587,41 +710,11 @@ def test_an_archive_is_copied_where_its_storage_is(backup: Backup, archive: tupl
     run = backup.converge(volume=name, state="downloaded", dest=str(dest))
     assert run.asked == [RESOURCES, LIST, f"GET /nodes/pve1/storage/local/content/{name}"]
     [copy] = run.result["containers"][0]["files"]
-    assert (copy["path"], copy["size"]) == (str(dest / file.name), 4_000_000)
+    assert (copy["path"], copy["size"]) == (str(dest / file.name), 4_000_001)
     assert (dest / file.name).read_bytes() == file.read_bytes()
     assert [path.name for path in dest.iterdir()] == [file.name]
     run = backup.converge(vmid=201, storage="local", state="downloaded", dest=str(tmp_path / "web-1.tar.zst"))
     assert run.changed
-
-
-def test_an_archive_comes_over_ssh(
-    backup: Backup, archive: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The reads go to the API as they do elsewhere; only the copy is of interest here."""
-    name, file = archive
-    away = tmp_path / "it's away"
-    file.rename(away)
-    tool = tmp_path / "bin/ssh"
-    tool.parent.mkdir()
-    tool.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{tmp_path}/seen\nfor last; do :; done\nexec sh -c "$last"\n')
-    tool.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tool.parent}:/usr/bin:/bin")
-    login = Credentials(backend="openssh", host="pve1.example.com", user="root@pam")
-    about = {"path": str(away), "size": 4_000_000}
-    dest = tmp_path / "copy.tar.zst"
-    copy = plan_copy(name, about, str(dest), login)
-    carry_out(copy.__class__(**{**vars(copy), "here": False}), login, 20)
-    assert dest.read_bytes() == away.read_bytes()
-    words = (tmp_path / "seen").read_text().splitlines()
-    assert words[:6] == ["-o", "BatchMode=yes", "-l", "root", "--", "pve1.example.com"]
-    # What comes up short is not left behind.
-    for source in (file, tool):
-        short = copy.__class__(**{**vars(copy), "here": False, "source": str(source), "target": f"{dest}2"})
-        with pytest.raises(Failure) as caught:
-            carry_out(short, login, 20)
-        assert caught.value.code == "not_downloadable"
-    assert not Path(f"{dest}2").exists()
-    assert list(tmp_path.glob(".backup-*")) == []
 
 
 def test_what_cannot_be_copied_is_said_beforehand(backup: Backup, archive: tuple[str, Path], tmp_path: Path) -> None:

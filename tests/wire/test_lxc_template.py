@@ -315,6 +315,15 @@ def test_an_image_that_the_registry_lacks(template: Template) -> None:
     assert NGINX_FILE not in template.files("pve1")
 
 
+def test_what_a_pull_leaves_on_a_full_storage_is_named(template: Template) -> None:
+    template.cluster.call("publish", NGINX, {"config": {}})
+    template.cluster.call("set_storage", "local", avail=5)
+    run = template(**PULL)
+    left = f"/var/lib/vz/template/cache/{NGINX_FILE}.tmp.5068"
+    assert (run.code, run.details["temporary"]) == ("storage_full", left)
+    assert f"Proxmox leaves {left} on the node" in run.result["msg"]
+
+
 def test_an_older_proxmox_pulls_no_images(template: Template) -> None:
     template.cluster.call(lambda cluster: setattr(cluster, "release_version", "8.4"))
     template.cluster.call(lambda cluster: setattr(cluster, "version", "8.4.1"))
@@ -376,6 +385,32 @@ def test_a_download_of_somebody_else_that_fails_is_made_up_for(template: Templat
     run = template(**WEB)
     assert (run.changed, run.result["volume"]) == (True, volume(SHOP))
     assert SHOP in template.files("pve1")
+
+
+def test_an_upload_of_somebody_else_is_awaited_and_counts(template: Template, tmp_path: Path) -> None:
+    """Proxmox writes an upload under its name, so that it is there with another size for a while."""
+    file = tmp_path / SHOP
+    file.write_bytes(b"x" * 3000)
+
+    async def begin(cluster: Cluster) -> None:
+        NODE.set("pve1")
+        cluster.store_file("local", SHOP, 1000, "vztmpl")
+
+        async def copy() -> None:
+            await cluster.pause(100)
+            cluster.store_file("local", SHOP, 3000, "vztmpl")
+
+        await cluster.task("pve2", "imgcopy", "", "root@pam", copy)
+
+    template.cluster.call(begin)
+    options = {"node": "pve1", "storage": "local", "src": str(file)}
+    check = template(check_mode=True, **options)
+    assert (check.changed, check.writes) == (False, [])
+    run = template(**options)
+    assert (run.changed, run.writes, run.result["volume"]) == (False, [], volume(SHOP))
+    assert run.result["storages"][0]["notes"] == [f"{SHOP} was being fetched by another task."]
+    file.write_bytes(b"x" * 5000)
+    template.refused("file_differs", **options)
 
 
 @pytest.mark.parametrize("options", [WEB, {**WEB, "checksum": None}, PULL, INDEX], ids=["sum", "url", "oci", "index"])

@@ -83,7 +83,7 @@ _SENTENCES: tuple[tuple[str, str, str], ...] = (
     ("no_quorum", r"no quorum", "The cluster has lost its quorum; bring the missing nodes back."),
     (
         "permission_denied",
-        r"Permission check failed(?! \(pool '[^']*' does not exist)|Only root can|Only root may",
+        r"Permission check failed(?! \(pool '[^']*' does not exist)|Only root can|Only root may|only possible for root",
         _GRANT,
     ),
     ("pool_missing", r"pool '(?P<pool>[^']*)' does not exist", "Create the pool first."),
@@ -174,6 +174,11 @@ _SENTENCES: tuple[tuple[str, str, str], ...] = (
         "Delete the container's snapshots first.",
     ),
     ("config_damaged", r"missing 'arch' - internal error", "Repair the container's file in /etc/pve/lxc on the node."),
+    (
+        "ha_managed",
+        r"stop mode on a HA managed and enabled Service",
+        "Use mode=snapshot, or have the HA manager leave the container alone meanwhile.",
+    ),
     ("ha_managed", r"used in HA resources", "Remove it from HA first, or use 'purge: true'."),
     (
         "storage_unsuitable",
@@ -208,7 +213,7 @@ _SENTENCES: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "registry_failed",
-        r"command 'skopeo .* failed",
+        r"command 'skopeo (copy \S+ oci-archive:(?P<temporary>[^'\s]+)|.*)' failed",
         "Check the reference of the image, and that the node reaches the registry.",
     ),
     ("command_missing", r"Install 'skopeo' to", "Install skopeo on the node."),
@@ -277,7 +282,9 @@ def classify(status: int, text: str) -> tuple[str, str, dict[str, str]]:
 
 
 def _permission_denied(text: str) -> tuple[str, str, dict[str, str]]:
-    if re.search(r"only allowed for root@pam|only root (can|may)|need proper ticket", text, re.IGNORECASE):
+    if re.search(
+        r"only allowed for root@pam|only root (can|may)|only possible for root|need proper ticket", text, re.IGNORECASE
+    ):
         return "permission_denied", _ROOT_HINT, {"requires": ROOT_ONLY}
     match = re.search(r"Permission check failed \((?P<path>/\S*), (?P<privilege>[\w.|]+)\)", text)
     return "permission_denied", _GRANT, match.groupdict() if match else {}

@@ -72,6 +72,12 @@ def type_of(upid: str) -> str:
     return match.group("type") if match else ""
 
 
+def id_of(upid: str) -> str:
+    """What a task is about: a vmid, the name of a file …"""
+    match = UPID.match(upid)
+    return match.group("id") if match else ""
+
+
 def node_of(upid: str) -> str:
     """The node on which a task runs."""
     match = UPID.match(upid)
@@ -163,7 +169,10 @@ def failed_task(upid: str, exitstatus: str, log: list[str]) -> Failure:
     full = [meaning for meaning in (classify(500, line) for line in log) if meaning[0] == "storage_full"]
     if code in VAGUE and full:
         # The command that wrote has said so, and ends with a number.
-        code, hint, facts = full[-1]
+        code, hint, facts = *full[-1][:2], {**facts, **full[-1][2]}
+        if "temporary" in facts:
+            # oci_registry_pull of PVE/API2/Storage/Status.pm does not clean up.
+            hint += f" Proxmox leaves {facts['temporary']} on the node; remove it there."
     last = [line for line in log if line.strip()][-LOG_LINES:]
     return Failure(
         "task_failed" if code == "api_error" else code,

@@ -50,6 +50,8 @@ TAKE = "backed up"
 _VOLUME = re.compile(
     r"(?P<storage>[^:\s/]+):backup/(?:vzdump-lxc-(?P<vmid>[1-9]\d+)-[^/\s]+|ct/(?P<group>[1-9]\d+)/[^/\s]+)\Z"
 )
+# What vzdump itself calls an archive (archive_info of PVE/Storage.pm), and a Proxmox Backup Server a snapshot.
+_OWN_NAME = re.compile(r".*/(?:vzdump-lxc-\d+-\d{4}(?:_\d\d){2}-\d\d(?:_\d\d){2}\.|ct/)")
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,13 @@ class Backup:
     encrypted: bool = False
 
     def is_of(self, prefix: str) -> bool:
-        """True when its notes say that it belongs to these."""
-        return self.notes == prefix or self.notes.startswith(f"{prefix}: ")
+        """True when its notes say that it belongs to these, and it has the name that it was given.
+
+        One that somebody has renamed was set aside: Proxmox does not prune it (``prune_backups`` of
+        PVE/Storage/Plugin.pm), and lists the moment of the renaming as that of the backup.
+        """
+        named = self.notes == prefix or self.notes.startswith(f"{prefix}: ")
+        return named and _OWN_NAME.match(self.volume) is not None
 
     @property
     def path(self) -> str:
@@ -377,8 +384,8 @@ def _new(wish: Wish, container: Actual) -> Step:
         params["bwlimit"] = wish.bwlimit
         needs.append(Need(("/",), ("Sys.Modify",), "limit the bandwidth of a backup"))
     if not wish.notify:
-        # Mails to nobody (send_notification of PVE/VZDump.pm).
-        params["notification-mode"] = "legacy-sendmail"
+        # Mails to nobody, also where /etc/vzdump.conf has an address (new and send_notification of PVE/VZDump.pm).
+        params.update({"notification-mode": "legacy-sendmail", "mailto": ""})
     step = Step(TAKE, "POST", f"nodes/{container.node}/vzdump", params)
     effect = RESTART if wish.mode == "stop" and container.running else LIVE
     step.add("backup", None, f"{wish.storage} ({wish.mode}, {wish.compress})", effect)
@@ -498,6 +505,48 @@ def note_excluded(plan: Plan, actual: Actual) -> None:
             left_out.append(f"{key} ({mount['mp']})")
     if left_out:
         plan.notes.append(f"Not in the backup: {', '.join(sorted(left_out))}.")
+
+
+def refuse_stop(container: Actual, ha: t.Mapping[str, t.Any]) -> None:
+    """Refuse to stop a container for its backup that the HA manager would start (``exec_backup_task``).
+
+    ha: what ``GET status/current`` tells of it.
+
+    Raises:
+        Failure: ``ha_managed``.
+    """
+    if ha.get("managed") and ha.get("state") == "started":
+        raise Failure(
+            "ha_managed",
+            f"The HA manager keeps {called(container)} running; Proxmox does not stop it for a backup.",
+            "Use mode=snapshot, or have the HA manager leave the container alone meanwhile.",
+            vmid=container.vmid,
+        )
+
+
+def refuse_protected_limit(
+    wish: Wish, container: Actual, backups: t.Sequence[Backup], store: t.Mapping[str, t.Any]
+) -> None:
+    """Refuse a protected backup beyond what the storage admits (``exec_backup_task`` of PVE/VZDump.pm).
+
+    store: the configuration of the storage. Who may read it may have any number, where it sets none
+    (``get_max_protected_backups`` of PVE/Storage.pm).
+
+    Raises:
+        Failure: ``backup_limit``.
+    """
+    limit = int(store.get("max-protected-backups", -1))
+    held = [backup.volume for backup in backups if backup.protected]
+    if -1 < limit <= len(held):
+        raise Failure(
+            "backup_limit",
+            f"{wish.storage} keeps {limit} protected backups of a container, and of {called(container)} it has "
+            f"{len(held)}.",
+            "Take the protection of some away, or raise max-protected-backups of the storage.",
+            limit=limit,
+            backups=held,
+            vmid=container.vmid,
+        )
 
 
 def refuse_limit(wish: Wish, container: Actual, backups: t.Sequence[Backup], defaults: t.Mapping[str, t.Any]) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Credentials
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.backup import Backup
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import environment
 
 _CHUNK = 1 << 20
@@ -43,15 +44,17 @@ class Copy:
         return os.path.isfile(self.target) and os.path.getsize(self.target) == self.size
 
 
-def plan_copy(volume: str, about: t.Mapping[str, t.Any], dest: str, credentials: Credentials) -> Copy:
+def plan_copy(backup: Backup, about: t.Mapping[str, t.Any], dest: str, credentials: Credentials) -> Copy:
     """How an archive can be copied.
 
+    backup: as the storage lists it, with its size to the byte. The size in ``about`` is that of a disk image, in whole
+    sectors of 512 bytes (``file_size_info`` of PVE/Storage/Plugin.pm).
     about: as ``GET content`` of the volume tells of it. dest: a file, or a directory that is there.
 
     Raises:
         Failure: ``not_downloadable``, ``dest_missing``.
     """
-    source, size = str(about.get("path") or ""), int(about.get("size") or 0)
+    source, volume, size = str(about.get("path") or ""), backup.volume, backup.size
     target = os.path.join(dest, os.path.basename(source)) if os.path.isdir(dest) else dest
     directory = os.path.dirname(os.path.abspath(target))
     if not os.path.isdir(directory):

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
-from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import type_of
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import id_of, type_of
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import read_container
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.backup import Backup, Wish
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.cluster import Cluster
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.fleet import Outcome, parse_config
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Actual, is_volume_key, mounts_of
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.reading import read_container
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import Declared, Restore
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.targets import called
 
@@ -137,8 +137,7 @@ def refuse_loss(wish: Wish, standing: Standing) -> None:
                 keys=list(bare),
             )
         return
-    volumes = [str(properties.read(key, text)["volume"]) for key, text in mounts_of(existing)]
-    held = [volume for volume in volumes if properties.volume_of(volume).kind == "volume"]
+    held = [volume for volume in _volumes(existing) if properties.volume_of(volume).kind == "volume"]
     also = f" and the snapshots {', '.join(standing.snapshots)}" if standing.snapshots else ""
     raise Failure(
         "would_lose_data",
@@ -180,17 +179,17 @@ def aftermath(client: Client, outcome: Outcome, standing: Standing) -> Failure:
 
     Proxmox destroys the old volumes before it extracts the archive, and removes the configuration when that fails. When
     it cannot make the new volumes, it removes the configuration and leaves the old volumes (``create_vm`` of
-    PVE/API2/LXC.pm).
+    PVE/API2/LXC.pm). What it refuses before that leaves the container as it is, but stopped.
     """
     failure = t.cast(Failure, outcome.failure)
-    if type_of(str(failure.details.get("upid"))) != "vzrestore" or failure.code == "timeout":
+    upid, existing = str(failure.details.get("upid")), standing.existing
+    ended = {type_of(task.upid) for task in outcome.log.tasks}
+    began = type_of(upid) == "vzrestore" or (existing and ended)
+    if failure.code == "timeout" or "vzrestore" in ended or not began:
         return failure
-    vmid, node = outcome.declared.vmid, str(outcome.declared.node)
-    existing = standing.existing
-    if vmid is None:
-        return failure
+    vmid, node = existing.vmid if existing else int(id_of(upid)), str(outcome.declared.node)
     try:
-        there = read_container(client, node, vmid, "unknown")
+        there = read_container(client, node, vmid, None if existing and existing.running else "unknown")
         storages = {standing.storage, *(_storages(existing) if existing else ())}
         left = [
             str(entry["volid"])
@@ -208,6 +207,8 @@ def aftermath(client: Client, outcome: Outcome, standing: Standing) -> Failure:
         sentences.append(f"{called(existing)} does not exist any more.")
     elif not there:
         sentences.append("No container was left behind.")
+    elif existing and existing.running and not there.running and _volumes(existing) == _volumes(there):
+        sentences.append(f"{called(existing)} is as it was, but stopped.")
     if orphans:
         sentences.append(f"Volumes without a container: {', '.join(orphans)}.")
     hint = f"{failure.hint} {standing.backup.volume} is as it was; restore it again.".strip()
@@ -215,6 +216,10 @@ def aftermath(client: Client, outcome: Outcome, standing: Standing) -> Failure:
     return Failure(failure.code, " ".join(sentences), hint, **details)
 
 
+def _volumes(actual: Actual) -> list[str]:
+    return [str(properties.read(key, text)["volume"]) for key, text in mounts_of(actual)]
+
+
 def _storages(actual: Actual) -> set[str]:
-    volumes = [properties.volume_of(str(properties.read(key, text)["volume"])) for key, text in mounts_of(actual)]
+    volumes = [properties.volume_of(volume) for volume in _volumes(actual)]
     return {volume.storage for volume in volumes if volume.kind == "volume" and volume.storage}

@@ -30,6 +30,8 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.backup import (
     read_backups,
     recent_enough,
     refuse_limit,
+    refuse_protected_limit,
+    refuse_stop,
     vmid_of,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.backup_file import Copy, carry_out, plan_copy
@@ -43,9 +45,11 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.backup_restore i
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.converge import creation_notes
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.fleet import Engine, Outcome, parse_config
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Actual, Plan
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.reading import container_status
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.targets import (
     Target,
     Targets,
+    called,
     refuse_locked,
     targets_result,
 )
@@ -246,7 +250,8 @@ class Backups:
             result.chosen = [t.cast(Backup, recent_enough(wish, own, now))]
             return
         try:
-            actual = self._targets.read_current(result, None if wish.mode == "stop" else "unknown")
+            status, ha = self._power(container) if wish.mode == "stop" else ("unknown", {})
+            actual = self._targets.read_current(result, status)
         except Failure as failure:
             if failure.code != "not_found" or not result.assumed:
                 raise
@@ -260,6 +265,7 @@ class Backups:
             return
         result.container = actual
         refuse_locked(actual)
+        refuse_stop(actual, ha)
         result.plan = plan_present(wish, actual, result.backups, now)
         note_excluded(result.plan, actual)
         self._refuse_limit(wish, result, actual)
@@ -269,6 +275,23 @@ class Backups:
         path = f"nodes/{actual.node}/vzdump/defaults"
         defaults = self._once(("defaults", actual.node), lambda: self._defaults(path, wish.storage))
         refuse_limit(wish, actual, result.backups, defaults)
+        if wish.protected and any(backup.protected for backup in result.backups):
+            store = self._once("storage", lambda: self._storage_options(wish.storage))
+            refuse_protected_limit(wish, actual, result.backups, store)
+
+    def _power(self, container: Actual) -> tuple[str, dict[str, t.Any]]:
+        """Whether a container runs, and what the HA manager has to do with it."""
+        about = container_status(self._client, container.node, container.vmid)
+        return str(about.get("status")), about.get("ha") or {}
+
+    def _storage_options(self, storage: str) -> dict[str, t.Any]:
+        """The configuration of a storage; empty for who may not read it (Datastore.Allocate)."""
+        try:
+            return self._client.get(f"storage/{storage}") or {}
+        except Failure as failure:
+            if failure.code != "permission_denied":
+                raise
+            return {}
 
     def _defaults(self, path: str, storage: str) -> dict[str, t.Any]:
         return self._client.get(path, storage=storage) or {}
@@ -284,6 +307,7 @@ class Backups:
             progress=lambda action, seconds: self._progress(result, action, seconds),
         )
         result.log = executor.log
+        before = {backup.volume for backup in result.backups}
         try:
             for step, copy in zip(result.plan.steps, result.copies):
                 began = time.monotonic()
@@ -291,6 +315,8 @@ class Backups:
                 self._progress(result, step.action, time.monotonic() - began)
             for step in result.plan.steps[len(result.copies) :]:
                 executor.send(step)
+                if step.action == TAKE and not executor.log.tasks:
+                    raise _moved(result)
         except Failure as failure:
             result.failure = failure
         if result.copies:
@@ -303,7 +329,10 @@ class Backups:
             result.failure = result.failure or failure
             return
         if wish.state == "present" and not result.chosen and not result.failure:
-            result.chosen = [backup for backup in result.backups if backup.is_of(str(wish.prefix))][:1]
+            new = [backup for backup in result.backups if backup.volume not in before]
+            result.chosen = [backup for backup in new if backup.is_of(str(wish.prefix))][:1]
+            if new and not result.chosen:
+                result.failure = _unnamed(wish, new[0])
 
     def _progress(self, result: Result, action: str, seconds: float) -> None:
         with self._lock:
@@ -354,7 +383,7 @@ class Backups:
         copies = []
         for backup in result.chosen:
             about = self._client.get(backup.path) or {}
-            copy = plan_copy(backup.volume, about, str(wish.dest), self._client.credentials)
+            copy = plan_copy(backup, about, str(wish.dest), self._client.credentials)
             result.copies.append(copy)
             if not copy.done:
                 step = Step("copied", "GET", backup.path)
@@ -398,6 +427,27 @@ class Backups:
             return
         if standing.snapshots:
             result.plan.notes.append(f"The snapshots {', '.join(standing.snapshots)} of the old volumes go with them.")
+
+
+def _moved(result: Result) -> Failure:
+    """vzdump says OK, without a task, of containers that are on another node (PVE/API2/VZDump.pm)."""
+    container = t.cast(Actual, result.container)
+    return Failure(
+        "not_found",
+        f"{called(container)} has left {container.node} meanwhile; no backup was made.",
+        "Run again.",
+        vmid=container.vmid,
+    )
+
+
+def _unnamed(wish: Wish, backup: Backup) -> Failure:
+    """vzdump warns of notes that it could not write, and goes on (``exec_backup_task`` of PVE/VZDump.pm)."""
+    return Failure(
+        "notes_missing",
+        f"{backup.volume} was made, but Proxmox could not note with it that it is of {wish.prefix}.",
+        "The log of the task says why. keep and max_age do not see this backup: give it such notes, or remove it.",
+        volume=backup.volume,
+    )
 
 
 def _damaged(backup: Backup, reason: str) -> Failure:

@@ -33,7 +33,8 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import VMI
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.privileges import (
     copy_needs,
     creation_needs,
-    space_need,
+    key_needs,
+    restore_needs,
     vm_paths,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.properties import ANY_VOLUME
@@ -102,8 +103,31 @@ def _follow(plan: Plan, declared: Declared, made: Actual, rest: Plan) -> None:
 
 def _plan_template(declared: Declared) -> Plan:
     plan = Plan([_creation_step(declared)])
+    _set_late(plan, declared)
     _finish_creation(plan, declared)
     return plan
+
+
+def _late_keys(declared: Declared) -> tuple[str, ...]:
+    """The keys that are set after the creation.
+
+    For tags Proxmox wants a privilege on the container itself, which comes from its pool only once it is in there
+    (``assert_tag_permissions`` of PVE/GuestHelpers.pm).
+    """
+    return ("tags",) if declared.pool else ()
+
+
+def _set_late(plan: Plan, declared: Declared) -> None:
+    config = with_owner(declared, declared.config, None)
+    step = Step("configured", "PUT", f"nodes/{declared.node}/lxc/{declared.vmid or VMID}/config")
+    for key in _late_keys(declared):
+        text = properties.encode(key, config[key]) if key in config else None
+        if text is not None:
+            step.params[key] = text
+            step.add(key, None, properties.show(key, config[key]))
+            step.needs += key_needs(key, None, config[key], vm_paths(declared.vmid, declared.pool), privileged=False)
+    if step.params:
+        plan.steps.append(step)
 
 
 def _creation_step(declared: Declared) -> Step:
@@ -111,7 +135,8 @@ def _creation_step(declared: Declared) -> Step:
     step = Step("created", "POST", f"nodes/{declared.node}/lxc", params)
     step.add("state", "absent", "present")
     refuse_incomplete_mounts(declared)
-    config = with_owner(declared, declared.config, None)
+    late = _late_keys(declared)
+    config = {key: value for key, value in with_owner(declared, declared.config, None).items() if key not in late}
     for key in sorted(config, key=properties.order_of):
         normal = config[key]
         if properties.is_mount(key) and normal["volume"] == ANY_VOLUME:
@@ -206,7 +231,7 @@ def _predicted(declared: Declared, source: Actual | None) -> Actual:
     )
 
 
-def _plan_restore(declared: Declared, restore: Restore, source: Actual | None) -> Plan:
+def _plan_restore(declared: Declared, restore: Restore, source: Actual | None, over: Actual | None = None) -> Plan:
     storage = declared.storage or _root_storage(declared)
     if not storage:
         raise Failure(
@@ -228,8 +253,7 @@ def _plan_restore(declared: Declared, restore: Restore, source: Actual | None) -
     step = Step("restored", "POST", f"nodes/{declared.node}/lxc", params)
     step.add("state", "absent", "present")
     step.add("restore", None, restore.volume)
-    step.needs = [Need(vm_paths(declared.vmid, declared.pool), ("VM.Allocate", "VM.Backup"), "restore the container")]
-    step.needs.append(space_need(storage))
+    step.needs = restore_needs(declared, storage, source, over)
     plan = Plan([step], converge=True)
     if source is not None:
         made = _predicted(declared, source)
@@ -252,7 +276,7 @@ def plan_overwrite(declared: Declared, restore: Restore, actual: Actual, source:
         plan.steps.append(
             power_step(actual.path, "stopped", "stop", vm_paths(actual.vmid, actual.pool), "running", "stopped")
         )
-    plan.extend(_plan_restore(target, restore, source))
+    plan.extend(_plan_restore(target, restore, source, actual))
     plan.converge = True
     restored = next(step for step in plan.steps if step.action == "restored")
     restored.changes[0].before = "present"

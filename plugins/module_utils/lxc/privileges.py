@@ -67,6 +67,32 @@ def copy_needs(source: Actual, storage: str | None) -> list[Need]:
     return needs
 
 
+def restore_needs(declared: Declared, storage: str, source: Actual | None, over: Actual | None) -> list[Need]:
+    """The privileges to restore a container (``create_vm`` of PVE/API2/LXC.pm).
+
+    storage: for the volumes. source: the configuration in the backup; None when it could not be read.
+    over: the container that is overwritten.
+    """
+    enough = ("VM.Allocate", "VM.Backup") if over else ("VM.Allocate",)
+    needs = [Need(vm_paths(declared.vmid, declared.pool), enough, "restore the container"), space_need(storage)]
+    if source is None:
+        return needs
+    for key, text in source.current.items():
+        if key.startswith("net"):
+            needs += bridge_needs(None, properties.read(key, text))
+    for key, text in mounts_of(source):
+        volume = properties.volume_of(str(properties.read(key, text)["volume"]))
+        if volume.kind != "volume":
+            needs.append(root_only(f"restore {key}, which mounts a {volume.kind}"))
+    if not _is_unprivileged(source) and (over is None or _is_unprivileged(over)):
+        needs.append(Need(("/",), ("Sys.Modify",), "restore a privileged container"))
+    return needs
+
+
+def _is_unprivileged(actual: Actual) -> bool:
+    return bool(int(actual.config.get("unprivileged") or 0))
+
+
 def key_needs(key: str, before: t.Any, after: t.Any, paths: tuple[str, ...], privileged: bool) -> list[Need]:
     """The privileges for changing a key (``check_ct_modify_config_perm`` of PVE/LXC.pm)."""
     if key in ("cores", "cpuunits", "cpulimit"):

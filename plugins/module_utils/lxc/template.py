@@ -18,7 +18,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Cl
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure, combined
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.parallel import in_parallel
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.plan import BasePlan, Step
-from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import UPID, Log, TaskWatcher
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import UPID, Log, TaskWatcher, node_of
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.upload import Storage
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.appliances import (
     LONGEST_NAME,
@@ -49,6 +49,9 @@ ALGORITHMS = ("md5", "sha1", "sha224", "sha256", "sha384", "sha512")
 # Proxmox's tasks that bring a template, and carry the name of the file as their id (apl_download of PVE/API2/Nodes.pm,
 # download_url and oci_registry_pull of PVE/API2/Storage/Status.pm).
 FETCHING_TASKS = ("download", "ociregistrypull")
+# That of an upload, without an id (upload of PVE/API2/Storage/Status.pm). It runs on the node of the API, and writes
+# the file under its name.
+UPLOADING_TASK = "imgcopy"
 _CHUNK = 1 << 20
 
 
@@ -390,13 +393,13 @@ class Templates:
         outcome.index = self._client.get(f"nodes/{outcome.node}/aplinfo") or []
 
     def _plan(self, wish: Wish, outcome: Outcome) -> None:
-        plan = plan_presence(wish, outcome)
-        if plan.changed and self._await_others(wish, outcome):
-            plan = plan_presence(wish, outcome)
+        others = self._others(wish, outcome)
+        if others and not self._check_mode:
+            self._await(wish, outcome, others)
+        # In check mode it counts as there: it will be by the time the task runs.
+        plan = BasePlan() if others and self._check_mode else plan_presence(wish, outcome)
+        if others:
             plan.notes.append(f"{outcome.file_name} was being fetched by another task.")
-            if self._check_mode:
-                # It will be there by the time the task runs.
-                plan.steps = []
         if plan.changed:
             storage = self._storage(wish, outcome)
             storage.refuse_unsuited("storage")
@@ -407,15 +410,30 @@ class Templates:
                 choose_method(ImageSpec(wish.reference, wish.storage, method="registry"), version)
         outcome.plan = plan
 
-    def _await_others(self, wish: Wish, outcome: Outcome) -> bool:
-        """Wait for a task that somebody else has started and that brings the file; False when there is none."""
+    def _others(self, wish: Wish, outcome: Outcome) -> list[str]:
+        """The tasks that somebody else has started and that may bring the file."""
+        there = outcome.files.get(str(outcome.file_name))
         if wish.source == "src":
+            if there is None or there >= wish.size:
+                return []
+            listed = self._client.get("cluster/tasks") or []
+            found = [entry for entry in listed if entry.get("type") == UPLOADING_TASK and not entry.get("endtime")]
+        elif there is None:
+            listed = self._client.get(f"nodes/{outcome.node}/tasks", source="active", limit=500) or []
+            found = [entry for entry in listed if is_fetching(entry, str(outcome.file_name))]
+        else:
+            found = []
+        return [str(entry["upid"]) for entry in found if self._is_running(str(entry["upid"]))]
+
+    def _is_running(self, upid: str) -> bool:
+        """Asked of the task itself: lists show one as running until the statistics of its node notice its end."""
+        if not UPID.match(upid):
             return False
-        listed = self._client.get(f"nodes/{outcome.node}/tasks", source="active", limit=500) or []
-        upids = [str(entry["upid"]) for entry in listed if is_fetching(entry, str(outcome.file_name))]
-        upids = [upid for upid in upids if UPID.match(upid)]
-        if not upids or self._check_mode:
-            return bool(upids)
+        status = self._client.get(f"nodes/{node_of(upid)}/tasks/{upid}/status") or {}
+        return bool(status.get("status") == "running")
+
+    def _await(self, wish: Wish, outcome: Outcome, upids: t.Sequence[str]) -> None:
+        """Wait for tasks that somebody else has started, and look again."""
         for upid in upids:
             try:
                 self._watcher.wait(upid, wish.timeout)
@@ -424,7 +442,6 @@ class Templates:
                 if failure.code == "timeout":
                     raise
         self._read(wish, outcome)
-        return True
 
     def _refuse_missing(self, wish: Wish, outcomes: t.Sequence[Outcome]) -> None:
         going = [outcome for outcome in outcomes if not outcome.failure and outcome.plan.changed]
