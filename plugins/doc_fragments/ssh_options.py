@@ -21,6 +21,8 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 def _options() -> dict[str, t.Any]:
     """The options of ssh in the ansible-core that runs: its plugin asks for those that it has."""
     options = yaml.load(ssh.DOCUMENTATION, Loader=_Loader)["options"]
+    # Compressing takes many times as long as sending what does not compress, or goes over a local network.
+    options["ssh_args"]["default"] = options["ssh_args"]["default"].replace("-C ", "")
     return {name: _without_versions(option) for name, option in options.items() if not re.fullmatch(_LEFT_OUT, name)}
 
 

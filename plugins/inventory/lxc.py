@@ -11,8 +11,8 @@ version_added: 0.1.0
 author: lxcri.proxmox contributors (@lxcri)
 description:
   - Makes a host of every container of a cluster, and of every virtual machine if asked. Templates are left out.
-  - One request tells who is there, two with virtual machines. Configurations and addresses are read concurrently, and
-    only of guests that pass O(filters).
+  - One request tells who is there. Configurations and addresses are read concurrently, and only of guests that pass
+    O(filters).
   - The file's name ends with C(proxmox_lxc.yml), C(proxmox_lxc.yaml), C(lxcri.yml) or C(lxcri.yaml).
   - When the cluster cannot be read, the run ends with an error, whatever C(any_unparsed_is_failed) is set to. An
     inventory that is empty for this reason would let a playbook succeed that has done nothing.
@@ -129,7 +129,7 @@ from ansible.utils.unsafe_proxy import wrap_var
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.options import api_options, credentials
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.guests import Guest, gather, read_guests
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.guests import CONNECTIONS, Guest, Reader
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.inventory import (
     group_names,
     host_names,
@@ -138,7 +138,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.inventory import
 
 ENDINGS = ("proxmox_lxc.yml", "proxmox_lxc.yaml", "lxcri.yml", "lxcri.yaml")
 # What decides which guests are read, and what about them: another value is not served from the cache.
-READ_BY = ("guests", "gather", "filters", "api_host", "api_user", "api_token_id")
+READ_BY = ("guests", "gather", "filters", "api_backend", "api_host", "api_port", "api_user", "api_token_id")
 
 
 class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
@@ -188,11 +188,11 @@ class InventoryModule(BaseInventoryPlugin, Constructable, Cacheable):
         return guests
 
     def _read(self) -> list[Guest]:
-        client = Client(credentials(self._api_options()))
-        guests, warnings = read_guests(client, self.get_option("guests"))
+        reader = Reader(Client(credentials(self._api_options()), connections=CONNECTIONS))
+        guests, warnings = reader.guests(self.get_option("guests"))
         for warning in warnings:
             self.display.warning(warning)
-        return gather(client, [guest for guest in guests if self._passes(guest)], self.get_option("gather"))
+        return reader.gather([guest for guest in guests if self._passes(guest)], self.get_option("gather"))
 
     def _api_options(self) -> dict[str, t.Any]:
         """The options of the API, with templates evaluated and secrets decrypted."""

@@ -44,9 +44,10 @@ options:
     elements: str
     choices: [enterprise, no-subscription, test]
   ceph_release:
-    description: The release of Ceph.
+    description:
+      - The release of Ceph, such as V(squid) or V(tentacle). Needed with any of O(ceph).
+      - The packages of a newer release than that which the cluster runs upgrade it.
     type: str
-    default: squid
   suite:
     description: The name of Debian's release, such as V(trixie). By default that of the node.
     type: str

@@ -84,7 +84,8 @@ maximum:
   returned: success
   type: int
 initramfs:
-  description: Whether the file has changed, or would, on a system that starts from ZFS.
+  description: Whether the initramfs of a system that starts from ZFS is without the limit, because the file has changed
+    now, or would, or has been changed since the initramfs was made.
   returned: success
   type: bool
 failure:

@@ -22,14 +22,17 @@ STANDINS = Path(__file__).parent / "node"
 PATIENCE = 20.0
 # What programs of this machine need of /etc in a container that has them.
 ETC = ("group", "login.defs", "pam.d", "security", "ld.so.cache", "nsswitch.conf", "alternatives", "localtime")
+# A user of the nodes who is not root, and what of /etc says so there.
+USER, PASSWORD = "deployer", "correct horse"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs/connection.md"
 SHELL_TOOLS = ("sh", "cat", "echo", "rm", "mv", "wc", "su", "mkdir", "sleep", "id", "uname", "env", "sha256sum", "ls")
 
 
 def install() -> None:
-    """Install sshd, where it is missing. Only root can."""
-    if Path("/usr/sbin/sshd").exists():
+    """Install sshd, sudo and sshpass, where they are missing. Only root can."""
+    if all(shutil.which(name, path="/usr/sbin:/usr/bin") for name in ("sshd", "sudo", "sshpass")):
         return
-    command = ["apt-get", "install", "-qq", "-y", "--no-install-recommends", "openssh-server"]
+    command = ["apt-get", "install", "-qq", "-y", "--no-install-recommends", "openssh-server", "sudo", "sshpass"]
     if os.geteuid() or not shutil.which("apt-get"):
         raise RuntimeError(f"these tests need: {' '.join(command)}")
     with open("/var/lock/lxcri-proxmox-apt", "w", encoding="utf-8") as lock:
@@ -158,6 +161,7 @@ class Node:
             "UsePAM": "no",
             "StrictModes": "no",
             "PermitRootLogin": "yes",
+            "PasswordAuthentication": "yes",
             "MaxStartups": "10:100:10",
             "AcceptEnv": "LANG LC_*",
             "LogLevel": "VERBOSE",
@@ -165,8 +169,9 @@ class Node:
         }
         configuration = self.directory / "sshd_config"
         configuration.write_text("".join(f"{key} {value}\n" for key, value in settings.items()), encoding="utf-8")
-        overlay = f"mount -t overlay overlay -o 'lowerdir={STANDINS}/sbin:/usr/sbin' /usr/sbin"
-        sshd = f"{overlay} && exec /usr/sbin/sshd -D -e -f '{configuration}'"
+        mounts = [f"mount -t overlay overlay -o 'lowerdir={STANDINS}/sbin:/usr/sbin' /usr/sbin"]
+        mounts += [f"mount --bind '{path}' /etc/{path.name}" for path in self._accounts()]
+        sshd = " && ".join([*mounts, f"exec /usr/sbin/sshd -D -e -f '{configuration}'"])
         with (self.directory / "sshd.log").open("ab") as log:
             self._process = subprocess.Popen(
                 ["unshare", "--mount", "/bin/sh", "-c", sshd], stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -178,6 +183,29 @@ class Node:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"sshd has not started: {self.log}")
             time.sleep(0.02)
+
+    def _accounts(self) -> list[Path]:
+        """Files of /etc with a user who may do by sudo what the guide says, and no more."""
+        hashed = subprocess.run(
+            ["openssl", "passwd", "-6", "-stdin"], input=PASSWORD, capture_output=True, text=True, check=True
+        )
+        lines = DOCUMENT.read_text(encoding="utf-8").splitlines()
+        [rule] = [line for line in lines if line.startswith("ansible ALL=(root) NOPASSWD: ")]
+        # The stand-in of pvesh is elsewhere.
+        rule = rule.replace("ansible", USER).replace("/usr/bin", "/usr/sbin")
+        texts = {
+            "passwd": f"{Path('/etc/passwd').read_text(encoding='utf-8')}{USER}:x:1700:1700::/:/bin/sh\n",
+            "group": f"{Path('/etc/group').read_text(encoding='utf-8')}{USER}:x:1700:\n",
+            "shadow": f"{Path('/etc/shadow').read_text(encoding='utf-8')}{USER}:{hashed.stdout.strip()}:19000::::::\n",
+            # By this the stand-ins know of which node they are.
+            "sudoers": f"Defaults env_keep += STANDIN_NODE\n{rule}\n",
+        }
+        (self.directory / "etc").mkdir(exist_ok=True)
+        for name, text in texts.items():
+            path = self.directory / "etc" / name
+            path.write_text(text, encoding="utf-8")
+            path.chmod({"shadow": 0o600, "sudoers": 0o440}.get(name, 0o644))
+        return [self.directory / "etc" / name for name in texts]
 
     def processes(self) -> list[int]:
         """The processes of its connections."""

@@ -23,7 +23,7 @@ from ansible.playbook.play_context import PlayContext
 from ansible.plugins.doc_fragments import connection_pipelining
 from ansible_collections.lxcri.proxmox.plugins.connection import pct
 from ansible_collections.lxcri.proxmox.plugins.doc_fragments import ssh_options
-from ansible_collections.lxcri.proxmox.tests.integration.nodes import Nodes
+from ansible_collections.lxcri.proxmox.tests.integration.nodes import PASSWORD, USER, Nodes
 from ansible_collections.lxcri.proxmox.tests.integration.playbook import Ansible
 
 UNUSUAL = ["with space", "it's", 'a "b"', "new\nline", "-n", "$HOME", "`id`", "\\", "%s", "grüße", "*", "日本"]
@@ -142,6 +142,42 @@ def test_another_user_of_the_node(nodes: Nodes) -> None:
     assert nodes.pve1.calls[before:] == ["sudo pct", "exec 201"]
     connection = connect(nodes, node_become=True, node_become_command="sudo -S")
     assert "password" in refused("not_entered", lambda: connection.exec_command("true"))
+
+
+@pytest.mark.parametrize("mechanism", ["ssh_askpass", "sshpass"])
+def test_a_password_and_the_real_sudo(nodes: Nodes, tmp_path: Path, mechanism: str) -> None:
+    """A user of the node who is not root, logs in with a password, and may do by sudo what the guide says."""
+    user = {"private_key_file": None, "password": PASSWORD, "password_mechanism": mechanism, "node_user": USER}
+    sudo = {"node_become": True, "node_become_command": "/usr/bin/sudo -n"}
+    connection = connect(nodes, **user, **sudo)
+    for word in UNUSUAL:
+        said = connection.exec_command(f"printf %s {connection._shell.quote(word)}; id -un >&2; exit 255")
+        assert said == (255, word.encode(), b"root\n")
+    # sshpass itself ends with 1 to 6, and 5 is a wrong password.
+    for rc in range(1, 8):
+        assert connection.exec_command(f"exit {rc}")[0] == rc
+    data = bytes(range(256)) * 4096
+    assert connection.exec_command("cat", in_data=data) == (0, data, b"")
+    (tmp_path / "file").write_bytes(data)
+    nodes.hang_up()
+    # Each of these is the first by a connection, and so the one that gives the password.
+    connection.put_file(str(tmp_path / "file"), "/tmp/it's ü")
+    nodes.hang_up()
+    connection.fetch_file("/tmp/it's ü", str(tmp_path / "back"))
+    assert (tmp_path / "back").read_bytes() == data
+    connection.exec_command("rm /tmp/it*")
+    nodes.hang_up()
+    assert connect(nodes, "db-1", host="127.0.0.1", **user, **sudo).exec_command("uname -n")[1] == b"db-1\n"
+    # What they may not, they cannot.
+    message = refused("not_entered", lambda: connect(nodes, **user).exec_command("true"))
+    assert "please run as root" in message
+    other = {**sudo, "tool": "lxc-attach"}
+    assert "a password is required" in refused("not_entered", lambda: connect(nodes, **user, **other).exec_command("x"))
+    nodes.hang_up()
+    for action in (lambda wrong: wrong.exec_command("true"), lambda wrong: wrong.put_file(__file__, "/tmp/x")):
+        with pytest.raises(AnsibleConnectionFailure, match=r"(?i)password|permission denied") as caught:
+            action(connect(nodes, **{**user, "password": "wrong battery"}, **sudo))
+        assert "wrong battery" not in str(caught.value)
 
 
 def test_by_way_of_a_jump_host(nodes: Nodes) -> None:
@@ -283,6 +319,12 @@ def test_large_files_take_no_memory(nodes: Nodes, tmp_path: Path) -> None:
         while chunk := first.read(MIB):
             assert chunk == second.read(MIB)
         assert second.read() == b""
+
+
+def test_nothing_is_compressed_unless_that_is_asked_for(nodes: Nodes) -> None:
+    arguments = connect(nodes).get_option("ssh_args").split()
+    assert "-C" not in arguments
+    assert "ControlPersist=60s" in arguments
 
 
 def test_transfers_that_cannot_be(nodes: Nodes, tmp_path: Path) -> None:

@@ -141,7 +141,6 @@ def test_facts_filters_and_what_is_constructed(inventory: Inventory) -> None:
     )
     assert sorted(inventory.asked()) == [
         "/cluster/resources",
-        "/cluster/resources",
         "/nodes/pve1/lxc/201/interfaces",
         "/nodes/pve1/lxc/201/pending",
     ]

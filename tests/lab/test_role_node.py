@@ -355,6 +355,33 @@ def test_prepared_again_and_repaired(machine: Machine, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+def test_the_limit_gets_into_the_initramfs(machine: Machine, tmp_path: Path) -> None:
+    """Of a system that starts from ZFS, as this one seems to, with a dataset mounted on its root."""
+    machine.run("zfs create -o mountpoint=legacy tank/root && mount -t zfs tank/root /")
+    # The machine has none of its own: its kernel is started from outside.
+    machine.run("touch /boot/vmlinuz-$(uname -r) && update-initramfs -c -k $(uname -r)")
+    machine.run("touch -d '1 hour ago' /boot/initrd.img-*")
+    given: dict[str, t.Any] = {"node_zfs_pools": [], "node_zfs_datasets": []}
+
+    def run(*arguments: str) -> Played:
+        return play(machine, tmp_path, "--tags", "node_zfs", *arguments, **given)
+
+    before = machine.run("sha256sum /boot/initrd.img-*").stdout
+    assert run("--check") == Played(2, "")
+    assert machine.run("sha256sum /boot/initrd.img-*").stdout == before
+    assert run() == Played(2, "")
+    machine.run("unmkinitramfs /boot/initrd.img-* /tmp/initramfs")
+    assert "zfs_arc_max=268435456" in machine.run("grep -rh zfs_arc_max /tmp/initramfs").stdout
+    assert run() == Played(0, "")
+    # A run that was ended before it was made anew is made up for.
+    machine.run("touch -d '1 hour ago' /boot/initrd.img-*")
+    assert run("--check") == Played(1, "")
+    assert run() == Played(1, "")
+    assert run() == Played(0, "")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_node_on_which_nothing_is_installed_yet(machine: Machine, tmp_path: Path) -> None:
     """Check mode says what would be, where not even the commands are there."""
     machine.run(f"touch {KEYRING}; dpkg --remove --force-all zfsutils-linux >/dev/null 2>&1; ! command -v zpool")

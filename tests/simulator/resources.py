@@ -134,6 +134,6 @@ class Resources(FakePve):
             for node in sorted(self.nodes):
                 for name in self.storages:
                     entry = self._storage_resource(node, name)
-                    if entry and self._can_audit(user, name):
+                    if entry and self.allowed(user, f"/storage/{name}", "Datastore.Audit"):
                         answer.append(entry)
         return ok(answer)

@@ -11,7 +11,7 @@ import typing as t
 from urllib.parse import parse_qsl, urlsplit
 
 import requests
-from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Credentials
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import CONNECTIONS, Credentials
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 
 ROOT = Credentials(host="pve.example", user="root@pam", password="secret")
@@ -28,6 +28,7 @@ class FakeClient:
     def __init__(self, answers: t.Mapping[str, t.Any], credentials: Credentials = ROOT) -> None:
         self.answers = dict(answers)
         self.credentials = credentials
+        self.connections = CONNECTIONS
         self.requests: list[tuple[str, str, dict[str, t.Any]]] = []
         self._lock = threading.Lock()
 

@@ -12,7 +12,8 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api import tasks
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.plan import Step
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import TaskWatcher
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import Executor, VmidAllocator, read_container
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import Executor, VmidAllocator
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.reading import read_container
 from ansible_collections.lxcri.proxmox.tests.unit.support import FakeClient, InTurn, not_found
 
 CT = "nodes/pve1/lxc/101"

@@ -631,7 +631,6 @@ def test_creation_has_everything_in_one_request_and_a_start() -> None:
         features={"nesting": True},
         tags=["web", "Prod"],
         env={},
-        pool="p1",
         password="secret-1",
         pubkey="ssh-ed25519 AAAA",
         ignore_unpack_errors=True,
@@ -649,7 +648,6 @@ def test_creation_has_everything_in_one_request_and_a_start() -> None:
         "rootfs": "local-zfs:8",
         "features": "nesting=1",
         "tags": "prod;web",
-        "pool": "p1",
         "password": "secret-1",
         "ssh-public-keys": "ssh-ed25519 AAAA",
         "ignore-unpack-errors": True,
@@ -657,6 +655,19 @@ def test_creation_has_everything_in_one_request_and_a_start() -> None:
     assert (started.method, started.path) == ("POST", "nodes/pve1/lxc/{vmid}/status/start")
     assert plan.running_after
     assert "secret-1" not in repr(plan.changes)
+
+
+def test_tags_wait_until_a_new_container_is_in_its_pool() -> None:
+    declared = create(pool="p1", tags=["web"])
+    declared.owner = "shop"
+    created, tagged, started = make_plan(declared, None).steps
+    assert (created.params["pool"], "tags" in created.params) == ("p1", False)
+    assert (tagged.method, tagged.path) == ("PUT", "nodes/pve1/lxc/{vmid}/config")
+    assert tagged.params == {"tags": "shop;web"}
+    assert privileges([tagged]) == {("/vms", "VM.Config.Options")}
+    assert [(change.key, change.after) for change in tagged.changes] == [("tags", "shop;web")]
+    assert started.action == "started"
+    assert [step.action for step in make_plan(create(pool="p1", state="present"), None).steps] == ["created"]
 
 
 def test_creation_of_a_stopped_container_and_of_a_template() -> None:

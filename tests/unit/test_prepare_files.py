@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import typing as t
 from pathlib import Path
 
@@ -138,12 +139,14 @@ def test_nothing_is_there_twice() -> None:
         "sources.list.d/other.sources": FREE,
         HERE: f"{several}\n{FREE}\n{FREE}",
     }
-    found = after(files, pve=["no-subscription"], ceph=["test"])
+    found = after(files, pve=["no-subscription"], ceph=["test"], ceph_release="squid")
     assert found["sources.list"] == f"# {files['sources.list']}"
     assert found["sources.list.d/old.list"].startswith("# deb")
     assert found["sources.list.d/other.sources"] == f"{FREE}Enabled: false\n"
     assert found[HERE] == f"{several}Enabled: false\n\n{FREE}\n{FREE}Enabled: false\n"
     assert "URIs: http://download.proxmox.com/debian/ceph-squid\n" in found["sources.list.d/ceph.sources"]
+    # Without any, no release need be said.
+    assert after(files, ceph=[])["sources.list.d/old.list"].startswith("# deb")
     # Ceph's stay when only Proxmox's own are managed.
     assert after(files, pve=[])["sources.list.d/old.list"] == files["sources.list.d/old.list"]
 
@@ -152,7 +155,13 @@ def test_a_mirror_and_values_that_are_none() -> None:
     mirrored = after({HERE: FREE}, pve=["no-subscription"], download_uri="http://mirror/pve-mirror/")
     assert mirrored == {HERE: FREE.replace("http://download.proxmox.com/debian", "http://mirror/pve-mirror")}
     assert after(mirrored, pve=[], download_uri="http://mirror/pve-mirror")[HERE].endswith("Enabled: false\n")
-    for wrong in ({"suite": "a b"}, {"ceph_release": "1"}, {"keyring": "x"}, {"enterprise_uri": "http://a b"}):
+    for wrong in (
+        {"suite": "a b"},
+        {"ceph_release": "1"},
+        {"keyring": "x"},
+        {"enterprise_uri": "http://a b"},
+        {"ceph": ["test"]},
+    ):
         with pytest.raises(Failure):
             after({}, pve=[], **wrong)
 
@@ -240,6 +249,30 @@ def test_whether_the_file_has_to_be_in_the_initramfs(
     declared = {"maximum": "256M", "path": str(tmp_path / "zfs.conf")}
     assert arc.run_declared(declared, True)["initramfs"] is expected
     files[declared["path"]] = "options zfs zfs_arc_max=268435456\n"
+    assert arc.run_declared(declared, True)["initramfs"] is False
+
+
+def test_an_initramfs_that_was_not_made_by_an_earlier_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path, images = tmp_path / "zfs.conf", [tmp_path / f"initrd.img-{version}" for version in ("6.14", "6.17")]
+    mounts = tmp_path / "mounts"
+    mounts.write_text("rpool/ROOT/pve-1 / zfs rw 0 0\n", encoding="utf-8")
+    monkeypatch.setattr(arc, "MOUNTS", str(mounts))
+    monkeypatch.setattr(arc, "INITRAMFS", str(tmp_path / "initrd.img-*"))
+    monkeypatch.setattr(arc, "read_memory", lambda: arc.Memory(1 << 40, None, None, None))
+    declared = {"maximum": "256M", "path": str(path)}
+    assert arc.run_declared(declared, False)["initramfs"] is True
+    # There is none to be made.
+    assert arc.run_declared(declared, False)["initramfs"] is False
+    for image in images:
+        image.touch()
+    os.utime(path, (100, 100))
+    for times, outdated in (((50, 60), True), ((50, 150), False)):
+        for image, seconds in zip(images, times):
+            os.utime(image, (seconds, seconds))
+        result = arc.run_declared(declared, True)
+        assert (result["changed"], result["initramfs"]) == (False, outdated)
+    mounts.write_text("/dev/sda1 / ext4 rw 0 0\n", encoding="utf-8")
+    os.utime(images[1], (60, 60))
     assert arc.run_declared(declared, True)["initramfs"] is False
 
 

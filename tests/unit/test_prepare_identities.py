@@ -19,10 +19,11 @@ def test_the_objects_of_an_identity() -> None:
         [{"purpose": "backup", "storages": ["nas"]}, {"purpose": "backup", "name": "second", "pools": ["shop"]}]
     )
     assert found["problems"] == []
-    assert found["roles"] == [{"roleid": "lxcri-backup", "privs": ["Datastore.AllocateSpace", "VM.Audit", "VM.Backup"]}]
+    privileges = ["Datastore.AllocateSpace", "Datastore.Audit", "SDN.Use", "VM.Audit", "VM.Backup"]
+    assert found["roles"] == [{"roleid": "lxcri-backup", "privs": privileges}]
     assert found["users"][0] == {
         "userid": "lxcri-backup@pve",
-        "comment": "[lxcri backup: /vms /storage/nas]",
+        "comment": "[lxcri backup: /vms /storage/nas /sdn/zones/localnetwork]",
         "enable": True,
     }
     assert found["tokens"][1] == {
@@ -35,8 +36,10 @@ def test_the_objects_of_an_identity() -> None:
     assert [(entry["path"], entry["users"], entry["tokens"]) for entry in found["acls"]] == [
         ("/vms", ["lxcri-backup@pve"], ["lxcri-backup@pve!lxcri"]),
         ("/storage/nas", ["lxcri-backup@pve"], ["lxcri-backup@pve!lxcri"]),
+        ("/sdn/zones/localnetwork", ["lxcri-backup@pve"], ["lxcri-backup@pve!lxcri"]),
         ("/pool/shop", ["lxcri-second@pve"], ["lxcri-second@pve!lxcri"]),
         ("/storage", ["lxcri-second@pve"], ["lxcri-second@pve!lxcri"]),
+        ("/sdn/zones/localnetwork", ["lxcri-second@pve"], ["lxcri-second@pve!lxcri"]),
     ]
     assert expand([]).users == []
 
@@ -50,8 +53,14 @@ def test_what_was_given_before_and_is_not_declared_any_more_is_taken_back() -> N
     assert expand([{**wide, "storages": ["b"], "pools": ["p"]}], there).stale == [
         {"path": "/vms", "roles": ["lxcri-deploy"], **holders},
         {"path": "/storage/a", "roles": ["lxcri-deploy"], **holders},
+        {"path": "/pool", "roles": ["PVEPoolUser"], **holders},
     ]
     stale = expand([{**wide, "purpose": "backup"}], there).stale
+    assert [(entry["path"], entry["roles"]) for entry in stale] == [
+        *((path, ["lxcri-deploy"]) for path in ("/vms", "/storage/a", "/storage/b", "/sdn/zones/localnetwork")),
+        ("/pool", ["PVEPoolUser"]),
+    ]
+    stale = expand([{**wide, "purpose": "monitor"}], there).stale
     assert [entry["path"] for entry in stale] == ["/vms", "/storage/a", "/storage/b", "/sdn/zones/localnetwork"]
     assert expand([wide], [{"userid": "ci@pve", "comment": None}, {"userid": "b@pve"}]).stale == []
 
@@ -59,7 +68,7 @@ def test_what_was_given_before_and_is_not_declared_any_more_is_taken_back() -> N
 @pytest.mark.parametrize(
     ("identity", "expected"),
     [
-        ({"purpose": "deploy"}, ["/vms", "/storage", "/sdn/zones/localnetwork"]),
+        ({"purpose": "deploy"}, ["/vms", "/storage", "/sdn/zones/localnetwork", "/pool"]),
         (
             {"purpose": "deploy", "pools": ["a", "b"], "storages": ["s"], "networks": ["localnetwork/vmbr0"]},
             ["/pool/a", "/pool/b", "/storage/s", "/sdn/zones/localnetwork/vmbr0"],
@@ -70,6 +79,12 @@ def test_what_was_given_before_and_is_not_declared_any_more_is_taken_back() -> N
 )
 def test_paths(identity: dict[str, t.Any], expected: list[str]) -> None:
     assert paths(identity) == expected
+
+
+def test_what_sees_all_pools_holds_nothing_of_what_is_in_them() -> None:
+    for purpose in ("deploy", "monitor"):
+        [entry] = [entry for entry in expand([{"purpose": purpose}]).acls if entry["path"] == "/pool"]
+        assert entry["roles"] == ["PVEPoolUser"]
 
 
 def test_no_purpose_can_change_what_others_may_do_or_the_system() -> None:

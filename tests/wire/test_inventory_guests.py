@@ -11,16 +11,16 @@ import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.options import api_options, credentials
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.guests import Guest, gather, read_guests
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.guests import CONNECTIONS, Guest, Reader
 from ansible_collections.lxcri.proxmox.tests.simulator.serving import Simulator
 
 RESOURCES = "GET /cluster/resources"
 
 
-def client(cluster: Simulator, **options: t.Any) -> Client:
-    """A client as the inventory plugin makes it."""
+def reader(cluster: Simulator, **options: t.Any) -> Reader:
+    """What reads, as the inventory plugin makes it."""
     defaults = {name: option.get("default") for name, option in api_options().items()}
-    return Client(credentials({**defaults, **cluster.options, **options}))
+    return Reader(Client(credentials({**defaults, **cluster.options, **options})))
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def by_id(guests: t.Sequence[Guest]) -> dict[int, Guest]:
 
 
 def test_containers_are_one_request(fleet: Simulator) -> None:
-    guests, warnings = read_guests(client(fleet), ["lxc"])
+    guests, warnings = reader(fleet).guests(["lxc"])
     assert [guest["vmid"] for guest in guests] == [201, 202, 203]
     assert {key: guests[0][key] for key in ("hostname", "node", "status", "tags", "vmtype")} == {
         "hostname": "web",
@@ -59,26 +59,24 @@ def test_containers_are_one_request(fleet: Simulator) -> None:
     assert fleet.requests.lines == [RESOURCES]
 
 
-def test_with_virtual_machines_it_is_two(fleet: Simulator) -> None:
-    guests, _warnings = read_guests(client(fleet), ["lxc", "qemu"])
+def test_virtual_machines_are_in_the_same_one(fleet: Simulator) -> None:
+    guests, _warnings = reader(fleet).guests(["lxc", "qemu"])
     assert [(guest["vmid"], guest["vmtype"]) for guest in guests] == [
         *((vmid, "qemu") for vmid in (100, 101, 102, 103)),
         *((vmid, "lxc") for vmid in (201, 202, 203)),
     ]
-    assert fleet.requests.lines == [RESOURCES, RESOURCES]
+    assert fleet.requests.lines == [RESOURCES]
 
 
 def test_facts_are_read_of_the_given_ones_only_and_addresses_of_those_that_run(fleet: Simulator) -> None:
-    session = client(fleet)
-    guests = [guest for guest in read_guests(session, ["lxc"])[0] if guest["hostname"] == "web"]
+    session = reader(fleet)
+    guests = [guest for guest in session.guests(["lxc"])[0] if guest["hostname"] == "web"]
     fleet.requests.clear()
-    read = by_id(gather(session, guests, ["config", "interfaces"]))
+    read = by_id(session.gather(guests, ["config", "interfaces"]))
     assert sorted(fleet.requests.lines) == sorted(
         [
-            RESOURCES,
             "GET /nodes/pve1/lxc/201/pending",
             "GET /nodes/pve1/lxc/201/interfaces",
-            RESOURCES,
             "GET /nodes/pve2/lxc/202/pending",
         ]
     )
@@ -90,30 +88,43 @@ def test_facts_are_read_of_the_given_ones_only_and_addresses_of_those_that_run(f
 
 
 def test_interfaces_alone_ask_nothing_of_what_is_stopped(fleet: Simulator) -> None:
-    session = client(fleet)
-    guests = read_guests(session, ["lxc"])[0]
+    session = reader(fleet)
+    guests = session.guests(["lxc"])[0]
     fleet.requests.clear()
-    read = by_id(gather(session, guests, ["interfaces"]))
+    read = by_id(session.gather(guests, ["interfaces"]))
     assert sorted(fleet.requests.lines) == sorted(
-        [RESOURCES, "GET /nodes/pve1/lxc/201/interfaces", "GET /nodes/pve3/lxc/203/interfaces"]
+        ["GET /nodes/pve1/lxc/201/interfaces", "GET /nodes/pve3/lxc/203/interfaces"]
     )
     assert "config" not in read[201]
     assert read[202] == by_id(guests)[202]
 
 
+@pytest.mark.parametrize("connections", [3, CONNECTIONS])
+def test_many_are_read_over_so_many_connections(cluster: Simulator, connections: int) -> None:
+    for vmid in range(300, 360):
+        cluster.call("add_ct", vmid, name=f"ct-{vmid}", node=f"pve{vmid % 3 + 1}", status="running")
+    cluster.call("slow_network", 0.02)
+    session = Reader(Client(reader(cluster)._client.credentials, connections=connections))
+    cluster.requests.clear()
+    read = session.gather(session.guests(["lxc"])[0], ["interfaces"])
+    assert len([guest for guest in read if "addresses" in guest]) == 60
+    assert len(cluster.requests.lines) == 61
+    assert cluster.requests.connections == connections
+
+
 def test_nothing_wanted_asks_nothing(fleet: Simulator) -> None:
-    session = client(fleet)
-    guests = read_guests(session, ["lxc"])[0]
+    session = reader(fleet)
+    guests = session.guests(["lxc"])[0]
     fleet.requests.clear()
-    assert gather(session, guests, []) == guests
+    assert session.gather(guests, []) == guests
     assert fleet.requests.lines == []
 
 
 def test_the_agents_of_virtual_machines(fleet: Simulator) -> None:
-    session = client(fleet)
-    guests = read_guests(session, ["qemu"])[0]
+    session = reader(fleet)
+    guests = session.guests(["qemu"])[0]
     fleet.requests.clear()
-    read = by_id(gather(session, guests, ["interfaces"]))
+    read = by_id(session.gather(guests, ["interfaces"]))
     # Asked once, also where the agent is only said to be there.
     assert sorted(fleet.requests.lines) == sorted(
         [
@@ -128,47 +139,49 @@ def test_the_agents_of_virtual_machines(fleet: Simulator) -> None:
 
 
 def test_an_agent_that_may_not_be_asked_is_an_error(fleet: Simulator) -> None:
-    session = client(fleet)
-    guests = read_guests(session, ["qemu"])[0]
+    session = reader(fleet)
+    guests = session.guests(["qemu"])[0]
     fleet.call("fail", "GET", "/nodes/pve1/qemu/100/agent/network-get-interfaces", 403, "Permission check failed")
     with pytest.raises(Failure) as caught:
-        gather(session, guests, ["interfaces"])
+        session.gather(guests, ["interfaces"])
     assert caught.value.code == "permission_denied"
 
 
 def test_a_guest_that_has_gone_meanwhile_is_left_out(fleet: Simulator) -> None:
-    session = client(fleet)
-    guests = read_guests(session, ["lxc", "qemu"])[0]
+    session = reader(fleet)
+    guests = session.guests(["lxc", "qemu"])[0]
 
     def remove(simulated: t.Any) -> None:
         simulated.cts[:] = [ct for ct in simulated.cts if ct.vmid != 203]
         simulated.vms[:] = [vm for vm in simulated.vms if vm.vmid != 100]
 
     fleet.call(remove)
-    read = by_id(gather(session, guests, ["config"]))
+    read = by_id(session.gather(guests, ["config"]))
     assert sorted(read) == [101, 102, 103, 201, 202]
 
 
 def test_a_node_that_is_offline_is_asked_nothing(fleet: Simulator) -> None:
+    fleet.call("add_vm", 104, "far", node="pve3", status="running", config={"agent": "1"})
     fleet.call("set_node_offline", "pve3")
-    session = client(fleet)
-    guests, warnings = read_guests(session, ["lxc"])
-    [warning] = warnings
-    assert "203" in warning
-    assert "pve3" in warning
+    session = reader(fleet)
+    guests, warnings = session.guests(["lxc", "qemu"])
+    assert [("pve3" in warning, vmid in warning) for vmid, warning in zip(("104", "203"), warnings)] == [
+        (True, True)
+    ] * 2
     fleet.requests.clear()
-    read = by_id(gather(session, guests, ["config", "interfaces"]))
+    read = by_id(session.gather(guests, ["config", "interfaces"]))
     assert not [line for line in fleet.requests.lines if "pve3" in line]
-    assert read[203]["status"] == "unknown"
-    assert "config" not in read[203]
+    for vmid in (104, 203):
+        assert read[vmid]["status"] == "unknown"
+        assert "config" not in read[vmid]
 
 
 def test_a_container_that_cannot_be_read_is_an_error(fleet: Simulator) -> None:
-    session = client(fleet)
-    guests = read_guests(session, ["lxc"])[0]
+    session = reader(fleet)
+    guests = session.guests(["lxc"])[0]
     fleet.call("fail", "GET", "/nodes/pve3/lxc/203/interfaces", 500, "it is broken")
     with pytest.raises(Failure, match=r"db: .*it is broken"):
-        gather(session, guests, ["interfaces"])
+        session.gather(guests, ["interfaces"])
 
 
 def forget(simulated: t.Any, vmid: int) -> None:
@@ -181,15 +194,16 @@ def forget(simulated: t.Any, vmid: int) -> None:
 def test_a_container_that_has_just_been_made_has_its_name(cluster: Simulator) -> None:
     cluster.call("add_ct", 201, name="web", status="running")
     cluster.call(forget, 201)
-    guests, _warnings = read_guests(client(cluster), ["lxc"])
+    guests, _warnings = reader(cluster).guests(["lxc"])
     assert [(guest["hostname"], guest["status"]) for guest in guests] == [("web", "running")]
 
 
-def test_an_identity_that_may_see_nothing_is_an_error(fleet: Simulator) -> None:
+@pytest.mark.parametrize("vmtypes", [["lxc", "qemu"], ["lxc"], ["qemu"]])
+def test_an_identity_that_may_see_nothing_is_an_error(fleet: Simulator, vmtypes: list[str]) -> None:
     fleet.call("add_user", "blind@pve")
     fleet.call("add_token", "blind@pve!none", "secret")
-    session = client(fleet, api_user="blind@pve", api_token_id="none", api_token_secret="secret")
+    session = reader(fleet, api_user="blind@pve", api_token_id="none", api_token_secret="secret")
     with pytest.raises(Failure) as caught:
-        read_guests(session, ["lxc", "qemu"])
+        session.guests(vmtypes)
     assert caught.value.code == "permission_denied"
     assert "VM.Audit" in caught.value.message

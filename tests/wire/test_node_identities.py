@@ -59,6 +59,8 @@ def identity(cluster: Simulator, **given: t.Any) -> dict[str, t.Any]:
     objects = expand([given])
     assert objects.problems == []
     privileges = {role["roleid"]: role["privs"] for role in objects.roles}
+    # As create_roles of PVE/AccessControl.pm makes it.
+    privileges["PVEPoolUser"] = ["Pool.Audit"]
     [user], [token] = objects.users, objects.tokens
     full = f"{user['userid']}!{token['tokenid']}"
     cluster.call("add_user", user["userid"])
@@ -133,6 +135,27 @@ def test_an_identity_stays_in_its_storages_and_networks(there: Simulator) -> Non
     assert not done.get("failed"), done
 
 
+def test_an_identity_for_all_guests_sees_their_pools(there: Simulator) -> None:
+    """Else a container would be put into its pool again and again, which takes Pool.Allocate."""
+    options = identity(there, purpose="deploy")
+    declared = {**options, **CREATED, "pool": "prod"}
+    assert not run_module("lxc_container", declared).get("failed")
+    again = run_module("lxc_container", declared)
+    assert (again.get("failed", False), again["changed"]) == (False, False), again
+
+
+def test_backups_of_a_container_that_is_gone(there: Simulator) -> None:
+    """Which nodes have the storage is only told to those with Datastore.Audit."""
+    options = identity(there, purpose="backup")
+    of = {**options, "vmid": [201], "storage": "local"}
+    made = run_module("lxc_backup", of)
+    there.call(lambda simulated: simulated.cts.clear())
+    assert not run_module("lxc_backup", {**of, "state": "verified"}).get("failed")
+    [backup] = made["containers"][0]["backups"]
+    removed = run_module("lxc_backup", {**options, "state": "absent", "volume": [backup["volume"]]})
+    assert (removed.get("failed", False), removed["changed"]) == (False, True), removed
+
+
 def test_an_identity_stays_in_its_pools(there: Simulator) -> None:
     options = identity(there, purpose="deploy", pools=["prod"])
     declared = {**options, **CREATED, "pool": "prod"}
@@ -141,6 +164,15 @@ def test_an_identity_stays_in_its_pools(there: Simulator) -> None:
     # It sees that the container is in the pool.
     again = run_module("lxc_container", declared)
     assert (again.get("failed", False), again["changed"]) == (False, False), again
+    # Tags, such as that of an owner, are no privilege of the pool before a container is in it.
+    fleet = {**options, "defaults": {**NEW, "pool": "prod"}, "containers": [{"hostname": "web-1"}], "owner": "shop"}
+    assert not run_module("lxc_fleet", fleet, check_mode=True).get("failed")
+    done = run_module("lxc_fleet", fleet)
+    assert not done.get("failed"), done
+    assert done["containers"][0]["container"]["config"]["tags"] == "shop"
+    again = run_module("lxc_fleet", fleet)
+    assert (again.get("failed", False), again["changed"]) == (False, False), again
     failed = run_module("lxc_container", {**options, **HERE, "memory": 1024})
     assert failed.get("failure", {}).get("code") in ("permission_denied", "not_found")
-    assert run_module("lxc_container_info", {**options, "gather": ["config"]})["containers"][0]["vmid"] == 300
+    seen = run_module("lxc_container_info", {**options, "gather": ["config"]})["containers"]
+    assert {each["hostname"] for each in seen} == {"new-1", "web-1"}

@@ -81,9 +81,16 @@ class Client:
     """Requests to the API. Safe to use from several threads.
 
     Every method takes the path below ``/api2/json`` and raises Failure.
+
+    connections: how many there are at most, and so how many requests at a time.
     """
 
-    def __init__(self, credentials: Credentials, sleep: t.Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        credentials: Credentials,
+        sleep: t.Callable[[float], None] = time.sleep,
+        connections: int = CONNECTIONS,
+    ) -> None:
         if not HAS_LIBRARIES:
             raise Failure(
                 "library_missing",
@@ -91,6 +98,7 @@ class Client:
                 "Install them where the module runs: pip install proxmoxer requests.",
             )
         self.credentials = credentials
+        self.connections = connections
         self._sleep = sleep
         self._login_lock = threading.Lock()
         self._api: t.Any = None
@@ -261,7 +269,7 @@ class Client:
             except (requests.exceptions.RequestException, OSError) as error:
                 raise _connection_failure(error, it) from error
             self._sleep(_pause(attempt))
-        adapter = requests.adapters.HTTPAdapter(pool_connections=1, pool_maxsize=CONNECTIONS, pool_block=True)
+        adapter = requests.adapters.HTTPAdapter(pool_connections=1, pool_maxsize=self.connections, pool_block=True)
         session = api._store["session"]  # noqa: SLF001 - proxmoxer offers no way to size the pool
         session.mount("https://", adapter)
         # requests would look for proxies in the environment at every request, which costs more than the request itself.

@@ -14,11 +14,16 @@ Item = t.TypeVar("Item")
 Answer = t.TypeVar("Answer")
 
 
-def in_parallel(work: t.Callable[[Item], Answer], items: t.Sequence[Item]) -> list[Answer]:
-    """The answers of ``work`` in the order of the items, asked for concurrently over few connections."""
+def in_parallel(
+    work: t.Callable[[Item], Answer], items: t.Sequence[Item], connections: int = CONNECTIONS
+) -> list[Answer]:
+    """The answers of ``work`` in the order of the items, asked for concurrently over few connections.
+
+    connections: as many as the client has at most.
+    """
     if len(items) < 2:
         return [work(item) for item in items]
-    with ThreadPoolExecutor(max_workers=min(CONNECTIONS, len(items))) as pool:
+    with ThreadPoolExecutor(max_workers=min(connections, len(items))) as pool:
         return list(pool.map(work, items))
 
 

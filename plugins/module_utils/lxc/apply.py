@@ -1,13 +1,14 @@
 # Copyright (c) lxcri.proxmox contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Reading a container and carrying out the steps of a plan."""
+"""Carrying out the steps of a plan."""
 
 from __future__ import annotations
 
 import threading
 import time
 import typing as t
+from dataclasses import replace
 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
@@ -20,12 +21,14 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import (
     type_of,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.addresses import interfaces_of, reachable_addresses
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import IMPORTED_KEYS, IMPORTED_LINES
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import HOLDER, VMID, Actual, is_volume_key
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import HOLDER, VMID, is_volume_key
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.reading import interface_addresses
 
 # A task that could not get the lock has done nothing; it is started again this often in all.
 TASK_TRIES = 4
+# How often a description is read anew because somebody else has changed the container.
+DESCRIBE_TRIES = 4
 FIRST_POLL = 0.2
 LAST_POLL = 2.0
 VMID_TRIES = 100
@@ -70,46 +73,6 @@ class VmidAllocator:
         """An id was taken by somebody else: ask the cluster again."""
         with self._lock:
             self._next = None
-
-
-# ----------------------------------------------------------------------------------------------------- reading
-
-
-def read_container(client: Client, node: str, vmid: int, status: str | None = None) -> Actual | None:
-    """A container as it is now, or None when there is none with this id on the node.
-
-    ``GET pending`` gives what is in force, what waits for a restart and the digest, in one request. The status costs
-    another one, unless it is known already.
-    """
-    try:
-        entries = client.get(f"nodes/{node}/lxc/{vmid}/pending") or []
-    except Failure as failure:
-        if failure.code == "not_found":
-            return None
-        raise
-    current: dict[str, t.Any] = {}
-    pending: dict[str, t.Any] = {}
-    digest = None
-    for entry in entries:
-        key = str(entry["key"])
-        if key == "digest":
-            digest = entry.get("value")
-            continue
-        if "value" in entry:
-            current[key] = entry["value"]
-        # An entry with both a pending value and a deletion keeps the value (hot-plug of a changed mount point).
-        if "pending" in entry:
-            pending[key] = entry["pending"]
-        elif entry.get("delete"):
-            pending[key] = None
-    if status is None:
-        status = str(client.get(f"nodes/{node}/lxc/{vmid}/status/current").get("status"))
-    return Actual(vmid, node, status, current, pending, digest)
-
-
-def container_status(client: Client, node: str, vmid: int) -> dict[str, t.Any]:
-    """``GET status/current``."""
-    return t.cast("dict[str, t.Any]", client.get(f"nodes/{node}/lxc/{vmid}/status/current"))
 
 
 # ---------------------------------------------------------------------------------------------------- applying
@@ -178,6 +141,28 @@ class Executor:
         began = time.monotonic()
         self._send(step, step.path, step.params)
         self._progress(step.action, time.monotonic() - began)
+
+    def describe(self, step: Step, vmid: int, digest: str | None, edit: t.Callable[[t.Any], str]) -> None:
+        """Write into a description as it is now; what somebody else has written meanwhile stays.
+
+        step: the request. digest: of the configuration that it was made for; None to read the description first.
+        edit: the new text for the one that is there.
+
+        Raises:
+            Failure: it was not written.
+        """
+        for attempt in range(1, DESCRIBE_TRIES + 1):
+            if digest is None:
+                config = self._client.get(step.path)
+                digest = config.get("digest")
+                step = replace(step, params=description_params(edit(config.get("description"))))
+            try:
+                self.run([step], vmid, digest)
+                return
+            except Failure as failure:
+                if failure.code != "modified" or attempt == DESCRIBE_TRIES:
+                    raise
+                digest = None
 
     def _named(self, value: t.Any, chosen: int | None) -> t.Any:
         """A path or a parameter with the ids that were chosen."""
@@ -293,6 +278,11 @@ class Executor:
             pause = min(pause * 1.5, LAST_POLL)
 
 
+def description_params(text: str) -> dict[str, t.Any]:
+    """The parameters of a PUT that sets a description, or removes an empty one."""
+    return {"description": text} if text else {"delete": "description"}
+
+
 def _refuse_volumes(config: t.Mapping[str, t.Any], _payload: t.Any) -> None:
     """Refuse to remove a container that has got a volume since the plan was made."""
     found = {key: text for key, text in config.items() if is_volume_key(key) and key != "rootfs"}
@@ -358,8 +348,3 @@ def _is_done_already(step: Step, failure: Failure) -> bool:
         # A pull writes under another name until it is done.
         return step.action == "pulled"
     return failure.code == "already_at_size"
-
-
-def interface_addresses(client: Client, node: str, vmid: int) -> list[dict[str, str]]:
-    """The addresses inside a running container by which others can reach it."""
-    return reachable_addresses(interfaces_of(client.get(f"nodes/{node}/lxc/{vmid}/interfaces")))

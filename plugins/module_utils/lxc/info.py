@@ -26,7 +26,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.addresses import
     interfaces_of,
     reachable_addresses,
 )
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import container_status, read_container
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.reading import container_status, read_container
 
 GATHER = ("config", "pending", "snapshots", "interfaces", "usage")
 STATUSES = ("running", "stopped", "unknown")
@@ -106,7 +106,7 @@ class Selection:
     tags: all of them must be present.
     """
 
-    vmids: t.Sequence[int] | None = None
+    vmids: t.Collection[int] | None = None
     hostnames: t.Sequence[str] | None = None
     nodes: t.Sequence[str] | None = None
     pools: t.Sequence[str] | None = None
@@ -132,7 +132,7 @@ class Selection:
         return _passes(self.hostnames, entry.hostname) and self.status in (None, entry.status)
 
 
-def _passes(wanted: t.Sequence[t.Any] | None, value: t.Any) -> bool:
+def _passes(wanted: t.Collection[t.Any] | None, value: t.Any) -> bool:
     return wanted is None or value in wanted
 
 
@@ -152,6 +152,30 @@ def entry_of(raw: Raw) -> Entry:
         lock=raw.get("lock") or None,
         usage=usage_of(raw),
     )
+
+
+def nodes_of(resources: t.Iterable[Raw]) -> dict[str, str]:
+    """The nodes and their states as ``GET cluster/resources`` lists them."""
+    return {str(raw["node"]): str(raw.get("status")) for raw in resources if raw.get("type") == "node"}
+
+
+def mark_offline(entries: t.Iterable[Entry], nodes: t.Mapping[str, str]) -> None:
+    """Have nothing asked of nodes that are offline; the state that they sent last says nothing about now.
+
+    A node without statistics is listed as ``unknown`` and may well answer (``extract_node_stats``).
+
+    nodes: as ``nodes_of`` gives them.
+    """
+    for entry in entries:
+        if nodes.get(entry.node) == "offline":
+            entry.status = "unknown"
+            entry.usage = {}
+            entry.failure = Failure(
+                "node_offline",
+                f"{entry.node} is offline.",
+                "What the cluster knows is listed; bring the node back to have the rest.",
+                node=entry.node,
+            )
 
 
 def update(entry: Entry, raw: Raw) -> None:
@@ -292,9 +316,10 @@ def warnings_of(entries: t.Iterable[Entry]) -> list[str]:
     ]
 
 
-def blind_spots(permissions: Permissions, identity: str, selection: Selection) -> str | None:
+def blind_spots(permissions: Permissions, identity: str, selection: Selection, kind: str = "container") -> str | None:
     """What may be hidden from the user or token, when a list is empty; None when nothing is.
 
+    kind: of guest, for the message.
     The lists leave out what may not be seen instead of refusing the request: a container without VM.Audit, and its pool
     without Pool.Audit (``resources`` of PVE/API2/Cluster.pm).
     """
@@ -302,7 +327,7 @@ def blind_spots(permissions: Permissions, identity: str, selection: Selection) -
         paths = sorted(path for path, held in permissions.items() if "VM.Audit" in held)
         where = f"only on {', '.join(paths)}" if paths else "nowhere"
         return (
-            f"No container was found, but {identity} has VM.Audit {where}, and Proxmox lists no container without it. "
+            f"No {kind} was found, but {identity} has VM.Audit {where}, and Proxmox lists no {kind} without it. "
             "Grant it to the user and, for a token with privilege separation, to the token as well."
         )
     hidden = [pool for pool in selection.pools or () if not granted(permissions, f"/pool/{pool}", "Pool.Audit")]
@@ -327,10 +352,19 @@ class Survey:
 
     gather: what is read about each, out of ``GATHER``.
     current: whether names, states, process ids and usage are read from the nodes.
+    resources: what ``GET cluster/resources`` has just answered; None when it is still to be asked.
     """
 
-    def __init__(self, client: Client, selection: Selection, gather: t.Collection[str], current: bool) -> None:
+    def __init__(
+        self,
+        client: Client,
+        selection: Selection,
+        gather: t.Collection[str],
+        current: bool,
+        resources: t.Sequence[Raw] | None = None,
+    ) -> None:
         self._client = client
+        self._resources = resources
         self._selection = selection
         self._gather = frozenset(gather)
         self._current = current
@@ -368,7 +402,7 @@ class Survey:
     def _select(self, entries: t.Sequence[Entry]) -> list[Entry]:
         """The wanted ones among the entries, read; and those that turned out to be lost."""
         candidates = [entry for entry in entries if self._selection.by_configuration(entry)]
-        self._refuse_offline(candidates)
+        mark_offline(candidates, self._nodes)
         self._refresh([entry for entry in candidates if self._current or not entry.known])
         self._refuse_unknown_names(candidates)
         selected = [entry for entry in candidates if entry.lost or self._selection.by_state(entry)]
@@ -378,8 +412,9 @@ class Survey:
         return selected
 
     def _read_cluster(self) -> list[Entry]:
-        resources = self._client.get("cluster/resources") or []
-        self._nodes = {str(raw["node"]): str(raw.get("status")) for raw in resources if raw.get("type") == "node"}
+        resources = self._resources if self._resources is not None else self._client.get("cluster/resources") or []
+        self._resources = None
+        self._nodes = nodes_of(resources)
         for node in self._selection.nodes or ():
             if node not in self._nodes:
                 raise Failure(
@@ -391,22 +426,6 @@ class Survey:
         entries = [entry_of(raw) for raw in resources if raw.get("type") == "lxc"]
         self._sizes = {node: sum(entry.node == node for entry in entries) for node in self._nodes}
         return entries
-
-    def _refuse_offline(self, entries: t.Iterable[Entry]) -> None:
-        """Ask nothing of nodes that are offline; the state that they sent last says nothing about now.
-
-        A node without statistics is listed as ``unknown`` and may well answer (``extract_node_stats``).
-        """
-        for entry in entries:
-            if self._nodes.get(entry.node) == "offline":
-                entry.status = "unknown"
-                entry.usage = {}
-                entry.failure = Failure(
-                    "node_offline",
-                    f"{entry.node} is offline.",
-                    "What the cluster knows is listed; bring the node back to have the rest.",
-                    node=entry.node,
-                )
 
     def _refuse_unknown_names(self, candidates: t.Sequence[Entry]) -> None:
         """Refuse to say that no container has a name while some have none that could be read."""
@@ -435,7 +454,7 @@ class Survey:
         jobs: list[list[Entry]] = []
         for node, group in groups.items():
             jobs += [[entry] for entry in group] if asks_singly(len(group), self._sizes.get(node, 0)) else [group]
-        in_parallel(self._refresh_group, jobs)
+        in_parallel(self._refresh_group, jobs, self._client.connections)
 
     def _refresh_group(self, group: list[Entry]) -> None:
         node = group[0].node
@@ -465,7 +484,7 @@ class Survey:
         if "interfaces" in self._gather:
             readers.append(self._read_interfaces)
         jobs = [(entry, reader) for entry in entries for reader in readers]
-        in_parallel(lambda job: self._attempt([job[0]], lambda: job[1](job[0])), jobs)
+        in_parallel(lambda job: self._attempt([job[0]], lambda: job[1](job[0])), jobs, self._client.connections)
 
     def _read_config(self, entry: Entry) -> None:
         # One request serves both: GET pending has the configuration as well.

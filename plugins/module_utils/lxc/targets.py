@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure, combined
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import Log
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import read_container
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.cluster import Cluster
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Actual, Plan
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.reading import read_container
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import invalid
 from ansible_collections.lxcri.proxmox.plugins.module_utils.retention import RULES, retain
 

@@ -28,9 +28,9 @@ from ..api.errors import Failure
 TOOLS = ("pct", "lxc-attach")
 NODE = r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?"
 
-# ssh keeps 255 for its own failures.
-SSH_FAILED = 255
-STAND_IN = 254
+# How a node's command ends that has failed. ssh keeps 255 for its own failures, and with sshpass Ansible takes 1 to 6
+# for those of sshpass (_handle_error of its plugin ssh).
+FAILED = 254
 
 # Why a transfer was refused in the container.
 MISSING, DIRECTORY, SHORT, REFUSED = 90, 91, 92, 93
@@ -128,11 +128,11 @@ def ascii_only(argv: t.Sequence[str]) -> list[str]:
 
 
 def for_login_shell(argv: t.Sequence[str]) -> str:
-    """A command for ssh: one line for the node's login shell, with an exit code that is never ssh's own.
+    """A command for ssh: one line for the node's login shell, which ends with 0 or ``FAILED``.
 
     The shell has to be one that knows POSIX's syntax, as root's on Proxmox does.
     """
-    return f'{shlex.join(argv)}; rc=$?; [ "$rc" -ne {SSH_FAILED} ] || rc={STAND_IN}; exit "$rc"'
+    return f"{shlex.join(argv)} || exit {FAILED}"
 
 
 # ---------------------------------------------------------------------------------------------------------- exit codes
@@ -146,8 +146,7 @@ def reporting(script: str, mark: str, user: str | None = None) -> str:
     return (
         f"{_AS_ROOT if _is_root(user) else ''}{_AT_HOME}"
         f"(eval {shlex.quote(script)}); rc=$?; "
-        f'[ "$rc" -eq 0 ] || {{ printf "%s%d\\n" {mark} "$rc" >&2; [ "$rc" -ne {SSH_FAILED} ] || rc={STAND_IN}; }}; '
-        'exit "$rc"'
+        f'[ "$rc" -eq 0 ] || printf "%s%d\\n" {mark} "$rc" >&2; exit "$rc"'
     )
 
 

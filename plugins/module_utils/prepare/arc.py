@@ -18,6 +18,8 @@ from .properties import parse_size
 FILE = "/etc/modprobe.d/zfs.conf"
 PARAMETER = "/sys/module/zfs/parameters/zfs_arc_max"
 STATISTICS = "/proc/spl/kstat/zfs/arcstats"
+MOUNTS = "/proc/mounts"
+INITRAMFS = "/boot/initrd.img-*"
 # MIN_ARC_MAX of module/zfs/arc.c in OpenZFS
 LEAST = 64 << 20
 # A share of the memory is rounded down to this, since kernels differ in what they keep for themselves.
@@ -101,8 +103,14 @@ def _refuse_elsewhere(path: str) -> None:
 
 def root_on_zfs() -> bool:
     """Whether the system starts from ZFS, so that the file has to be in the initramfs as well."""
-    mounts = [line.split() for line in (read_text("/proc/mounts") or "").splitlines()]
+    mounts = [line.split() for line in (read_text(MOUNTS) or "").splitlines()]
     return any(mount[1:3] == ["/", "zfs"] for mount in mounts if len(mount) > 2)
+
+
+def is_newer(path: str) -> bool:
+    """Whether a file was written after the last initramfs, so that an earlier run has not come to making one."""
+    times = [os.stat(image).st_mtime_ns for image in glob.glob(INITRAMFS)]
+    return os.path.exists(path) and bool(times) and os.stat(path).st_mtime_ns > max(times)
 
 
 def run_declared(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t.Any]:
@@ -117,6 +125,7 @@ def run_declared(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t
     _refuse_elsewhere(path)
     before = read_text(path) or ""
     after = with_limit(before, size)
+    outdated = root_on_zfs() and (after != before or is_newer(path))
     plan = []
     if after != before:
         plan.append(_change(path, set_in(before), size, "restart"))
@@ -137,7 +146,7 @@ def run_declared(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t
         "changed": bool(plan),
         "plan": plan,
         "maximum": size,
-        "initramfs": after != before and root_on_zfs(),
+        "initramfs": outdated,
         "diff": {"before_header": path, "after_header": path, "before": before, "after": after},
     }
 

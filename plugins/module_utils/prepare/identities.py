@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 
 # Where the privileges of a purpose are held.
 GUESTS, STORAGES, NETWORKS, NODES, POOLS = "guests", "storages", "networks", "nodes", "pools"
+# Where all pools are seen, and the role of Proxmox for that: one with more would hold it for what is in the pools.
+ALL_POOLS, POOL_USER = "/pool", "PVEPoolUser"
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,12 @@ PURPOSES = {
             "VM.PowerMgmt",
             "VM.Snapshot",
         ),
+        (GUESTS, STORAGES, NETWORKS, POOLS),
+    ),
+    "backup": Purpose(
+        ("Datastore.AllocateSpace", "Datastore.Audit", "SDN.Use", "VM.Audit", "VM.Backup"),
         (GUESTS, STORAGES, NETWORKS),
     ),
-    "backup": Purpose(("Datastore.AllocateSpace", "VM.Audit", "VM.Backup"), (GUESTS, STORAGES)),
     "monitor": Purpose(
         ("Datastore.Audit", "Pool.Audit", "SDN.Audit", "Sys.Audit", "VM.Audit"),
         (GUESTS, STORAGES, NETWORKS, NODES, POOLS),
@@ -103,17 +108,23 @@ def expand(identities: t.Any, there: t.Sequence[t.Mapping[str, t.Any]] = ()) -> 
         found.names[f"{user}!{token}"] = name
         # A token with privilege separation has what both it and its user are given.
         holders = {"users": [user], "tokens": [f"{user}!{token}"]}
-        found.acls += [{"path": path, "roles": [role_of(purpose)], "propagate": True, **holders} for path in own]
+        found.acls += [{"path": path, "roles": [role_at(purpose, path)], "propagate": True, **holders} for path in own]
         given = _GIVEN.search(comments.get(user, ""))
         if given:
-            gone = [path for path in given[2].split() if given[1] != purpose or path not in own]
-            found.stale += [{"path": path, "roles": [role_of(given[1])], **holders} for path in gone]
+            kept = [(path, role_at(purpose, path)) for path in own]
+            before = [(path, role_at(given[1], path)) for path in given[2].split()]
+            found.stale += [{"path": p, "roles": [role], **holders} for p, role in before if (p, role) not in kept]
     return found
 
 
 def role_of(purpose: str) -> str:
     """The name of the role of a purpose."""
     return f"lxcri-{purpose}"
+
+
+def role_at(purpose: str, path: str) -> str:
+    """The name of the role that an identity of a purpose holds at a path."""
+    return POOL_USER if path == ALL_POOLS else role_of(purpose)
 
 
 def paths(identity: t.Mapping[str, t.Any]) -> list[str]:
@@ -124,7 +135,7 @@ def paths(identity: t.Mapping[str, t.Any]) -> list[str]:
         STORAGES: [f"/storage/{name}" for name in identity.get("storages") or []] or ["/storage"],
         NETWORKS: [f"/sdn/zones/{name}" for name in identity.get("networks") or []] or ["/sdn/zones/localnetwork"],
         NODES: [f"/nodes/{name}" for name in identity.get("nodes") or []] or ["/nodes"],
-        POOLS: [] if pools else ["/pool"],
+        POOLS: [] if pools else [ALL_POOLS],
     }
     return list(dict.fromkeys(path for place in PURPOSES[identity["purpose"]].places for path in given[place]))
 

@@ -50,7 +50,7 @@ def repository_options() -> dict[str, t.Any]:
     return {
         "pve": kinds,
         "ceph": kinds,
-        "ceph_release": {"type": "str", "default": "squid"},
+        "ceph_release": {"type": "str"},
         "suite": {"type": "str"},
         "enterprise_uri": {"type": "str", "default": ENTERPRISE},
         "download_uri": {"type": "str", "default": DOWNLOAD},
@@ -71,8 +71,16 @@ def declare(params: t.Mapping[str, t.Any]) -> tuple[list[Repository], Place]:
         Failure: ``invalid_option``.
     """
     suite = params["suite"] or os_release().get("VERSION_CODENAME", "")
+    release = params["ceph_release"] or ""
+    if params["ceph"] and not release:
+        raise Failure(
+            "invalid_option",
+            "ceph_release: the repositories of which release of Ceph are meant has to be said.",
+            "Give that which the cluster runs, see 'ceph versions': the packages of a newer one upgrade it.",
+            option="ceph_release",
+        )
     for option, value, pattern in (
-        ("ceph_release", params["ceph_release"], r"[a-z]+"),
+        ("ceph_release", release, r"[a-z]*"),
         ("suite", suite, r"[a-z][a-z0-9-]*"),
         ("enterprise_uri", params["enterprise_uri"], r"\w+:/\S+"),
         ("download_uri", params["download_uri"], r"\w+:/\S+"),
@@ -81,7 +89,7 @@ def declare(params: t.Mapping[str, t.Any]) -> tuple[list[Repository], Place]:
         if not re.fullmatch(pattern, value):
             raise Failure("invalid_option", f"{option}: {value!r} is no value for it.", option=option)
     found = []
-    ceph = f"ceph-{params['ceph_release']}"
+    ceph = f"ceph-{release}"
     for product, wanted, prefix in (("pve", params["pve"], "pve-"), (ceph, params["ceph"], "")):
         for kind in KINDS if wanted is not None else ():
             base = params["enterprise_uri" if kind == "enterprise" else "download_uri"].rstrip("/")

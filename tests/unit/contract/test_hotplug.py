@@ -11,9 +11,9 @@ import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.plan import LIVE, RECREATE, RESTART
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties, spec
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import read_container
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Actual, Plan
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.plan import make_plan
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.reading import read_container
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import Declared
 from ansible_collections.lxcri.proxmox.tests.unit.contract.recorded import records
 from ansible_collections.lxcri.proxmox.tests.unit.support import FakeClient

@@ -1,6 +1,7 @@
-# Stands in for Proxmox's pct on a machine that is no node. Held to PVE/CLI/pct.pm, get_options of PVE/JSONSchema.pm and
-# load_config of PVE/AbstractConfig.pm, in which `pct exec`:
+# Stands in for Proxmox's pct on a machine that is no node. Held to PVE/CLI/pct.pm, setup_default_cli_env of
+# PVE/RESTEnvironment.pm, get_options of PVE/JSONSchema.pm and load_config of PVE/AbstractConfig.pm, in which `pct exec`:
 #
+# - is for root only
 # - takes options up to --, as Getopt::Long reads them, and decodes all that follows by the locale of the session, in
 #   which what cannot be decoded is lost
 # - wants the configuration to be on this node, and the container to run; it dies with whatever errno there is
@@ -13,6 +14,7 @@ use Getopt::Long;
 use I18N::Langinfo qw(langinfo CODESET);
 use POSIX qw(setlocale LC_ALL);
 
+die "please run as root\n" if $> != 0;
 setlocale(LC_ALL, '');
 $ENV{PATH} = '/sbin:/bin:/usr/sbin:/usr/bin';
 my $directory = $ENV{STANDIN_NODE} or die "no node\n";
