@@ -92,7 +92,8 @@ options:
             snapshot C(before-rollout) while it is changed. Where there can be no snapshots, this is refused
             beforehand, and so it is for what a snapshot does not take back - another node, storage or backup.
           - A container that is made anew of another O(containers[].image) can have no snapshot. It goes back by being
-            made of the former image again, and its other volumes stay as they are.
+            made of the former image again, and its other volumes stay as they are. What it was is in a comment of its
+            description until it works.
           - A volume that grows does so before the snapshot, and stays that large.
           - A replica that is new has nothing to go back to, and is left for a look at it.
         type: str

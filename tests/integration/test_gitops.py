@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import http.server
+import os
 import re
 import shutil
 import threading
@@ -32,6 +33,7 @@ class Repository:
         self._ansible = ansible
         self._path = shutil.copytree(ROOT / "examples/gitops", path)
         self._variables = self._path / "group_vars/all.yml"
+        self.commands = self._path / "commands"
         self.values = yaml.safe_load(self._variables.read_text(encoding="utf-8"))
 
     def workload(self, name: str) -> dict[str, t.Any]:
@@ -50,6 +52,12 @@ class Repository:
     def play(self, name: str, *options: str) -> Ran:
         """Run one of the collection's playbooks."""
         configuration = {"ANSIBLE_CONFIG": str(self._path / "ansible.cfg")}
+        # A node on which every command succeeds.
+        (self._path / "bin").mkdir(exist_ok=True)
+        ssh = self._path / "bin/ssh"
+        ssh.write_text(f'#!/bin/sh\necho "$@" >>{self.commands}\n', encoding="utf-8")
+        ssh.chmod(0o755)
+        configuration["PATH"] = f"{ssh.parent}:{os.environ['PATH']}"
         hosts = str(self._path / "hosts.yml")
         return self._ansible.run(ROOT / f"playbooks/{name}.yml", *options, inventory=hosts, **configuration)
 
@@ -142,10 +150,11 @@ def checked(repository: Repository, services: Services) -> None:
 
 def test_the_life_of_the_repository(ansible: Ansible, repository: Repository) -> None:
     check = repository.apply("--check", "--diff")
-    assert (check.changed, ansible.table()) == (1, {})
+    # The network and the containers.
+    assert (check.changed, ansible.table()) == (2, {})
     assert "+++ after: web-1" in check.stdout
     first = repository.apply()
-    assert first.changed == 1
+    assert first.changed == 2
     assert re.search(rf"created: {len(ALL)}\b", first.stdout)
     assert ansible.states() == dict.fromkeys(ALL, "running")
     table = ansible.table()
@@ -197,6 +206,9 @@ def test_updates_with_checks(ansible: Ansible, repository: Repository, services:
         *(f"127.0.9.{number}" for number in (1, 2)),
     }
     [made] = [record["result"] for record in first.records if record["task"].endswith(MAKE)]
+    commands = repository.commands.read_text().splitlines()
+    assert commands
+    assert all("pg_isready -q" in line and "su -s /bin/sh" in line for line in commands)
     healthy = {entry["hostname"] for entry in made["containers"] if entry.get("health", {}).get("healthy")}
     assert healthy == {name for name in ALL if not name.startswith(("worker", "app-1-cache", "app-2-cache"))}
     ansible.writes()
@@ -205,7 +217,7 @@ def test_updates_with_checks(ansible: Ansible, repository: Repository, services:
     configs = services.configs()
     assert [configs[f"db-{n}"]["startup"] for n in (1, 2)] == ["order=10,up=15,down=120", "order=11,up=15,down=120"]
     assert [configs[name]["startup"] for name in ("app-2-server", "app-2-cache")] == ["order=30", "order=31"]
-    assert "bridge=vmbr0" in configs["app-2-cache"]["net9"]
+    assert "bridge=pods" in configs["app-2-cache"]["net9"]
     assert "ip=10.200.0.18/28" in configs["app-2-cache"]["net9"]
     assert "tag=3002" in configs["app-2-cache"]["net9"]
 

@@ -1053,10 +1053,12 @@ class Objects(FakePve):
         return pending
 
     async def _sdn_apply(self, v: Values, user: str) -> str:
-        self.sdn_running = copy.deepcopy(self.sdn)
+        before, self.sdn_running = self.sdn_running, copy.deepcopy(self.sdn)
 
         async def body() -> None:
             await self.pause(1)
+            # A VNet is a bridge of its name on the nodes.
+            self.bridges = (self.bridges - set(before["vnets"])) | set(self.sdn_running["vnets"])
 
         return t.cast("str", await self.task(min(self.nodes), "reloadnetworkall", "", user, body))
 

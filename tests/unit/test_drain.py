@@ -19,7 +19,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.drain import (
     with_mark,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import mark_of as image_mark_of
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import without_mark as without_image_mark
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import with_mark as with_image_mark
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Actual
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.placement import (
     Landscape,
@@ -80,7 +80,7 @@ def test_a_mark_comes_and_goes_and_the_text_stays(text: str, one: Mark, other: M
 def test_the_mark_of_an_image_and_that_of_a_home_leave_each_other_alone() -> None:
     both = with_mark(f"Web\n\n{IMAGE}\n", Mark("pve1", True))
     assert (mark_of(both), image_mark_of(both)) == (Mark("pve1", True), image_mark_of(IMAGE))
-    assert mark_of(without_image_mark(both)) == Mark("pve1", True)
+    assert mark_of(with_image_mark(both, None)) == Mark("pve1", True)
     assert with_mark(both, None) == f"Web\n\n{IMAGE}"
 
 

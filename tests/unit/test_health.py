@@ -269,10 +269,10 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[t.Any]:
 
     def run(argv: t.Sequence[str], stdin: str | None = None, timeout: float | None = None) -> Completed:
         calls.append((list(argv), timeout))
-        result = results.pop(0) if results else Completed(tuple(argv), 0, "", "")
-        if isinstance(result, Completed):
-            return result
-        raise result
+        result = results.pop(0) if results else None
+        if isinstance(result, Failure):
+            raise result
+        return result or Completed(tuple(argv), 0, "", "")
 
     monkeypatch.setattr(health_run, "run_here", run)
     return [calls, results]
@@ -284,12 +284,16 @@ def test_a_command_on_this_node(commands: list[t.Any]) -> None:
     verdict = check(health, nodes=Nodes(here="pve1"))
     assert (verdict.healthy, verdict.check) == (True, "command pg_isready -q")
     [(argv, timeout)] = calls
-    assert argv[:3] == ["pct", "exec", "201"]
-    assert (argv[-2:], timeout) == (["pg_isready", "-q"], 0.5)
+    assert argv[:6] == ["timeout", "--kill-after=1", "0.5", "pct", "exec", "201"]
+    assert argv[-2:] == ["pg_isready", "-q"]
+    # On this node it has the time to end the command; a connection is given up at once.
+    assert timeout == 5.5
     results.append(Completed((), 2, "so far\n", "no\nserver\n"))
     assert check(health, nodes=Nodes(here="pve1")).output == "it ended with status 2: no / server"
     results.append(Completed((), 1, "", ""))
     assert check(health, nodes=Nodes(here="pve1")).output == "it ended with status 1"
+    results.append(Completed((), 124, "", ""))
+    assert check(health, nodes=Nodes(here="pve1")).output == "it has not ended after 0.5 s"
     results.append(Failure("command_timeout", "pct did not end."))
     assert check(health, nodes=Nodes(here="pve1")).output == "it has not ended after 0.5 s"
     results.append(Failure("command_missing", "There is no command pct on this machine."))

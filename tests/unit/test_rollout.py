@@ -16,6 +16,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.rollout import (
     next_batch,
     schedule,
 )
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.rollout_image import Former, former_of, with_former
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -172,3 +173,23 @@ def test_reports(facts: dict[str, t.Any], sentence: str) -> None:
     report = Report("web", "stop", **facts)
     assert report.sentence == sentence
     assert report.as_dict()["group"] == "web"
+
+
+# ------------------------------------------------------------------------------------------------- the former image
+
+IMAGE = f"<!-- lxcri.proxmox image=docker.io/library/nginx:1 digest=sha256:{'a' * 64} -->"
+
+
+@given(st.dictionaries(st.sampled_from(["env", "entrypoint", "mp0"]), st.text(max_size=50)), st.booleans())
+def test_what_a_container_was_is_read_back_from_its_note(config: dict[str, str], running: bool) -> None:
+    former = Former({**config, "description": IMAGE}, running)
+    noted = with_former(f"Mine\n\n{IMAGE}\n", former)
+    assert former_of(noted) == former
+    assert "\n" not in str(former)
+    assert with_former(noted + "\n", None) == f"Mine\n\n{IMAGE}"
+    assert former_of(with_former(noted, None)) is None
+
+
+@pytest.mark.parametrize("values", ["{", "{}", '{"config": [], "running": true}', '{"config": {}, "running": true}'])
+def test_what_is_no_note_on_a_former_image(values: str) -> None:
+    assert former_of(f"<!-- lxcri.proxmox former={values} -->") is None

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import mark_of
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.drain import Mark as Home
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import mark_of, text_of
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image_source import Images
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.properties import read
 from ansible_collections.lxcri.proxmox.tests.simulator.cluster import Cluster
@@ -757,10 +758,67 @@ def test_a_bad_image_that_cannot_be_taken_back_is_named(app: Fleet, hub: Hub) ->
     hub.push(f"{IMAGE}:2", nginx("b"))
     run = app(image=image("2"), memory=BAD)
     assert run.codes() == {"web-1": "health_check_failed"}
-    assert "It was not made of docker.io/library/nginx:1@sha256:" in run.result["msg"]
+    assert "The note on its former image docker.io/library/nginx:1@sha256:" in run.result["msg"]
     assert run.rollout["failed"][0]["rolled_back"] is False
     assert run.rollout["kept"] == ["web-2"]
     assert data(app) == ALL_DATA
+
+
+def test_a_container_that_cannot_be_made_goes_back_with_its_volumes(app: Fleet) -> None:
+    """What holds its volumes has been made by the same run."""
+    app.services.watch("web-1", "web-2")
+    path = base(app, "web-1")
+    made = f"{path.rpartition('/')[0]}"
+
+    def refuse(it: Cluster, _request: t.Any) -> None:
+        it.fail("POST", made, status=500, message="zfs error: out of space")
+
+    on_request(app.cluster, "DELETE", path, refuse)
+    on_request(app.cluster, "POST", made, lambda it, _request: it.clear_failures(), times=3, after=True)
+    run = app(image=image("2"))
+    assert "out of space" in run.result["msg"]
+    assert "It was rolled back and works as before." in run.result["msg"]
+    assert (images(app), data(app), app.services.least) == ({"web-1": "1", "web-2": "1"}, ALL_DATA, 1)
+    assert (app.states(), len(app.cluster.cluster.cts)) == ({"web-1": "running", "web-2": "running"}, 2)
+    app.unchanged(image=image("1"))
+
+
+def test_a_container_that_cannot_go_back_does_so_when_it_can(app: Fleet, hub: Hub) -> None:
+    """What it was is noted with it, and outlives the run."""
+    old = hub._images[f"{IMAGE}:1"]
+    hub._images.pop(f"{IMAGE}:1")
+    hub._blobs.clear()
+    hub.push(f"{IMAGE}:2", nginx("b"))
+    run = app(image=image("2"), memory=BAD)
+    assert run.rollout["failed"][0]["rolled_back"] is False
+    again = app(image=image("2"), memory=BAD)
+    assert (again.codes(), again.rollout["failed"][0]["rolled_back"]) == ({"web-1": "health_check_failed"}, False)
+    hub.push(f"{IMAGE}:1", old)
+    back = app(image=image("2"), memory=BAD)
+    assert back.rollout["failed"][0]["rolled_back"] is True
+    assert (images(app), data(app), app.memories()) == ({"web-1": "1", "web-2": "1"}, ALL_DATA, [256, 256])
+    app.unchanged(image=image("1"))
+
+
+def test_a_description_is_as_it_was_when_an_image_is_taken_back(app: Fleet) -> None:
+    home = str(Home("pve1", True))
+    for name in ("web-1", "web-2"):
+        app.cluster.call(
+            lambda _it, name=name: app.ct(name).config.update(
+                description=f"Mine\n\n{app.ct(name).config['description'].strip()}\n\n{home}\n"
+            )
+        )
+    before = {ct.name: ct.config["description"].strip() for ct in app.cluster.cluster.cts}
+    # The notes have an order of their own, which is no difference.
+    app.unchanged(image=image("1"))
+    run = app(image=image("2"), memory=BAD)
+    assert run.rollout["failed"][0]["rolled_back"] is True
+    assert {ct.name: ct.config["description"].strip() for ct in app.cluster.cluster.cts} == before
+    declared = {"image": image("2"), "description": "Ours"}
+    app(**declared).succeeded()
+    assert {text_of(ct.config["description"]) for ct in app.cluster.cluster.cts} == {"Ours"}
+    assert all(home in ct.config["description"] for ct in app.cluster.cluster.cts)
+    app.unchanged(**declared)
 
 
 def test_a_container_of_which_nobody_knows_the_image_cannot_go_back(app: Fleet) -> None:

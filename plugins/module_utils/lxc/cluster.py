@@ -92,7 +92,7 @@ class Cluster:
 
     @property
     def placement_nodes(self) -> list[str]:
-        """The nodes where new containers may be made: those that are up and not in maintenance mode of the HA manager."""
+        """The nodes for new containers: those that are up and not in the maintenance mode of the HA manager."""
         return [node for node in self.online_nodes if node not in self._in_maintenance]
 
     def memory_share(self, node: str) -> float:

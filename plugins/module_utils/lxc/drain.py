@@ -14,7 +14,8 @@ import re
 import time
 import typing as t
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import Need, refuse_missing
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client
@@ -22,10 +23,15 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Fa
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.parallel import by_node, in_parallel
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.plan import LIVE, RESTART, Step
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import Log, TaskWatcher
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import Executor, VmidAllocator, container_status
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import (
+    Executor,
+    VmidAllocator,
+    description_params,
+)
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.converge import power_step
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.info import Entry, entry_of, update
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Actual, Plan
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.notes import with_note
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.placement import (
     Landscape,
     Unit,
@@ -40,6 +46,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.placement import
     workloads_of,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.privileges import space_need, vm_paths
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.reading import container_status
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import invalid
 
 STATES = ("drained", "returned")
@@ -53,8 +60,6 @@ HA_STUCK = ("error", "fence", "recovery", "freeze")
 HA_IGNORED = (None, "ignored")
 
 FIRST_POLL, LAST_POLL = 0.5, 5.0
-# How often the description is read anew because somebody else has changed the container.
-MARK_TRIES = 4
 
 _MARK = re.compile(r"\n*<!-- lxcri\.proxmox home=(?P<home>[a-zA-Z0-9-]+) was=(?P<was>running|stopped) -->")
 _REASON = re.compile(r"(?<!TASK )ERROR: (?:migration aborted \(duration [\d:]+\): )?(?P<reason>.+)")
@@ -89,8 +94,7 @@ def mark_of(description: t.Any) -> Mark | None:
 
 def with_mark(description: t.Any, mark: Mark | None) -> str:
     """A description with another mark, or without one; everything else in it stays."""
-    text = _MARK.sub("", str(description or "")).rstrip("\n")
-    return "\n\n".join(filter(None, (text, str(mark) if mark else "")))
+    return with_note(description, _MARK, mark)
 
 
 # ------------------------------------------------------------------------------------------------------ the wish
@@ -295,8 +299,7 @@ def _mapping(wish: Wish, move: Move, landscape: Landscape) -> dict[str, str]:
 
 def _mark_step(actual: Actual, base: str, before: Mark | None, after: Mark | None) -> Step:
     text = with_mark(actual.current.get("description"), after)
-    params = {"description": text} if text else {"delete": "description"}
-    step = Step(MARKED, "PUT", f"{base}/config", params, digest=True)
+    step = Step(MARKED, "PUT", f"{base}/config", description_params(text), digest=True)
     step.add("home", before.shown if before else None, after.shown if after else None)
     paths = vm_paths(actual.vmid, actual.pool)
     step.needs = [Need(paths, ("VM.Config.Options",), "note its home in its description")]
@@ -670,30 +673,15 @@ class Drain:
         try:
             for step in move.plan.steps:
                 if step.action == MARKED:
-                    self._note(executor, move, step, None if wish.back else wanted_mark(wish, move))
+                    mark = None if wish.back else wanted_mark(wish, move)
+                    digest = move.actual.digest if step.path.startswith(f"{move.actual.path}/") else None
+                    executor.describe(step, vmid, digest, partial(with_mark, mark=mark))
                 else:
                     executor.run([step], vmid, None)
                 if step.action == MIGRATED and move.ha_managed and move.actual.running:
                     self._await_running(f"nodes/{move.target}/lxc/{vmid}", move, wish.timeout)
         except Failure as failure:
             move.failure = explained(failure)
-
-    def _note(self, executor: Executor, move: Move, step: Step, mark: Mark | None) -> None:
-        """Write the mark into the description as it is now; what somebody else has written meanwhile stays."""
-        digest = move.actual.digest if step.path.startswith(move.actual.path) else None
-        for attempt in range(1, MARK_TRIES + 1):
-            if digest is None:
-                config = self._client.get(step.path)
-                digest = config.get("digest")
-                text = with_mark(config.get("description"), mark)
-                step = replace(step, params={"description": text} if text else {"delete": "description"})
-            try:
-                executor.run([step], move.actual.vmid, digest)
-                return
-            except Failure as failure:
-                if failure.code != "modified" or attempt == MARK_TRIES:
-                    raise
-                digest = None
 
     def _await_running(self, path: str, move: Move, timeout: int) -> None:
         """The HA manager starts a container on its own after it has moved it."""

@@ -22,13 +22,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.plan import RECR
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import Log, TaskWatcher, type_of, user_of
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.addresses import configured_addresses
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import (
-    FETCHING,
-    Executor,
-    VmidAllocator,
-    interface_addresses,
-    read_container,
-)
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import FETCHING, Executor, VmidAllocator
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.cluster import Cluster, Guest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.converge import converge_plan, creation_notes
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.health import Verdict
@@ -43,6 +37,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import (
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image_source import Images, find_holder, read_standing
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import VMID, Actual, Plan, waiting_keys
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.plan import ImageFacts, is_to_be_remade, make_plan
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.reading import interface_addresses, read_container
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.recreate import (
     Standing,
     journal_of,
@@ -325,9 +320,15 @@ class Engine:
         would create it a second time.
         """
         names = {guest.name for guest in self._cluster.guests if guest.kind == "lxc"}
+        if all(declared.vmid is not None or declared.hostname in names for declared in fleet):
+            return False
+        return self._await_nameless(max(declared.timeout for declared in fleet))
+
+    def _await_nameless(self, timeout: int) -> bool:
+        """Wait until what this user or token is creating has its name; False when there is nothing without one."""
         making = {str(guest.vmid): guest.node for guest in self._cluster.guests if guest.is_being_made}
         nodes = sorted(set(making.values()) & set(self._cluster.online_nodes))
-        if not nodes or all(declared.vmid is not None or declared.hostname in names for declared in fleet):
+        if not nodes:
             return False
         upids = []
         for node in nodes:
@@ -336,7 +337,7 @@ class Engine:
                 own = user_of(upid) == self._client.credentials.identity
                 if own and type_of(upid) in ("vzcreate", "vzrestore") and str(entry.get("id")) in making:
                     upids.append(upid)
-        in_parallel(self._await_end, [(upid, max(declared.timeout for declared in fleet)) for upid in upids])
+        in_parallel(self._await_end, [(upid, timeout) for upid in upids])
         self._cluster.refresh(nodes, again=True)
         return True
 
@@ -529,6 +530,8 @@ class Engine:
         """The container that holds the volumes of this one since an interrupted run."""
         with self._lock:
             self._cluster.name_the_nameless()
+            # An interrupted run may be making it.
+            self._await_nameless(declared.timeout)
             guests = [guest for guest in self._cluster.guests if guest.node in self._cluster.online_nodes]
         return find_holder(
             guests,

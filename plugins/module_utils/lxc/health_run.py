@@ -21,7 +21,6 @@ from dataclasses import dataclass
 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import container_status, interface_addresses
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.health import (
     FINE,
     Endpoint,
@@ -32,11 +31,17 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.health import (
     static_address,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Actual
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.reading import container_status, interface_addresses
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Run, run_here, run_over_ssh
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.guest_exec import exec_command
 
 # How much of what a check said is kept, in characters.
 OUTPUT = 300
+# What ends a command on a node, with all that it has started, and how it says that it did.
+_LIMIT = ("timeout", "--kill-after=1")
+_EXPIRED = (124, 137)
+# Seconds that it has for that.
+_GRACE = 5.0
 
 SSH_OPTIONS: dict[str, t.Any] = {
     "user": {"type": "str", "default": "root"},
@@ -77,6 +82,10 @@ class Nodes:
         given = {name: value for name, value in (values or {}).items() if value is not None}
         given["args"] = tuple(given.get("args", ()))
         return cls(**given, here=socket.gethostname().partition(".")[0] if backend == "local" else None)
+
+    def grace(self, node: str) -> float:
+        """Seconds for which a command is waited for longer than it may take; a connection is given up at once."""
+        return _GRACE if node == self.here else 0.0
 
     def runner(self, node: str, timeout: float) -> Run:
         """What runs commands on a node.
@@ -168,13 +177,17 @@ class Checker:
         try:
             run = self._nodes.runner(container.node, health.timeout)
             argv = exec_command(str(container.vmid), list(health.command), health.command_user)
-            done = run(argv, timeout=health.timeout)
+            # Whoever gives up here ends nothing there: a command that hangs would be one more with each attempt.
+            limit = health.timeout + self._nodes.grace(container.node)
+            done = run([*_LIMIT, f"{health.timeout:g}", *argv], timeout=limit)
         except Failure as failure:
             if failure.code == "command_timeout":
                 raise Unhealthy(f"it has not ended after {health.timeout:g} s") from None
             if failure.code == "unreachable":
                 raise Unhealthy(failure.message) from None
             raise
+        if done.rc in _EXPIRED:
+            raise Unhealthy(f"it has not ended after {health.timeout:g} s")
         if done.rc:
             said = (done.stderr.strip() or done.stdout.strip()).replace("\n", " / ")
             raise Unhealthy(f"it ended with status {done.rc}{f': {said}' if said else ''}")

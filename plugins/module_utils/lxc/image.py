@@ -19,6 +19,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Fa
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.plan import RECREATE, Change, Step
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import HOLDER, Actual, Plan
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.notes import with_note
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.raw_keys import CONTROL, CONTROL_OR_TAB
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci import init_command
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.image import STORE
@@ -51,7 +52,8 @@ _MARK = re.compile(
     r"\n*<!-- lxcri\.proxmox image=(?P<reference>\S+) digest=(?P<digest>sha256:[0-9a-f]{64})"
     rf"(?: env=(?P<env>[\w,]*))?(?: holder=(?P<holder>\d+|{re.escape(HOLDER)}))? -->"
 )
-# Every note of this collection in a description: on the image, on the home of a drained container (lxc/drain.py).
+# Every note of this collection in a description: on the image, on the home of a drained container (lxc/drain.py), on
+# what a container was before it was made anew (lxc/rollout_image.py).
 _NOTE = re.compile(r"\n*<!-- lxcri\.proxmox [a-z]+=.*? -->")
 
 IMAGE_OPTIONS: dict[str, t.Any] = {
@@ -138,20 +140,20 @@ def mark_of(description: t.Any) -> Mark | None:
     return Mark(match["reference"], match["digest"], env, int(holder) if holder and holder.isdigit() else holder)
 
 
-def without_mark(description: t.Any) -> str:
-    """The description without the mark; other notes stay."""
-    return _MARK.sub("", str(description or "")).strip("\n")
-
-
 def text_of(description: t.Any) -> str:
     """The description as a person wrote it, without the notes of this collection."""
     return _NOTE.sub("", str(description or "")).strip("\n")
 
 
+def with_text(description: t.Any, text: t.Any) -> str:
+    """A description with another text, and all its notes."""
+    notes = map(str.strip, _NOTE.findall(str(description or "")))
+    return "\n\n".join(filter(None, (text, *notes)))
+
+
 def with_mark(description: str, mark: Mark | None) -> str:
-    """A description with a mark at its end."""
-    text = without_mark(description)
-    return "\n\n".join(filter(None, (text, str(mark) if mark else "")))
+    """A description with another mark, or without one; everything else in it stays."""
+    return with_note(description, _MARK, mark)
 
 
 # ------------------------------------------------------------------------------------------------------ fetching
@@ -475,8 +477,7 @@ def _settle_description(declared: Declared, config: t.Mapping[str, t.Any], mark:
     """The description with its notes, which nobody declares: that on the image, and others as they are."""
     text = str(config.get("description") or "")
     if "description" in (*declared.config, *declared.unset):
-        notes = map(str.strip, _NOTE.findall(without_mark(text)))
-        text = "\n\n".join(filter(None, (declared.config.get("description"), *notes)))
+        text = with_text(text, declared.config.get("description"))
     elif mark is None:
         return
     wanted = with_mark(text, mark)

@@ -45,6 +45,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import (
     mark_of,
     settle,
     with_mark,
+    with_text,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import HOLDER, Actual, Plan, is_volume_key
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.privileges import (
@@ -72,8 +73,13 @@ class Journal:
     pool: str | None = None
 
     def __str__(self) -> str:
-        text = json.dumps(vars(self), sort_keys=True).replace("<", "\\u003c").replace(">", "\\u003e")
-        return f"<!-- lxcri.proxmox journal={text} -->"
+        return as_note("journal", vars(self))
+
+
+def as_note(name: str, values: t.Mapping[str, t.Any]) -> str:
+    """A comment for a description that keeps values which are more than a word."""
+    text = json.dumps(values, sort_keys=True).replace("<", "\\u003c").replace(">", "\\u003e")
+    return f"<!-- lxcri.proxmox {name}={text} -->"
 
 
 def journal_of(description: t.Any) -> Journal | None:
@@ -344,10 +350,10 @@ def _finish(declared: Declared, made: Actual) -> Plan:
 
 
 def _described(goal: Declared, declared: Declared, journal: Journal, holder: int | str) -> Declared:
-    """With the note that its volumes are not there yet."""
-    text = declared.config.get("description", journal.config.get("description"))
-    if "description" in declared.unset:
-        text = ""
+    """With the note that its volumes are not there yet, and the other notes that it had."""
+    text = journal.config.get("description")
+    if "description" in (*declared.config, *declared.unset):
+        text = with_text(text, declared.config.get("description"))
     mark = t.cast("Mark", mark_of(goal.config["description"]))
     described = with_mark(str(text or ""), replace(mark, holder=holder))
     return replace(goal, config={**goal.config, "description": described})

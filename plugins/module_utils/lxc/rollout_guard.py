@@ -1,10 +1,11 @@
 # Copyright (c) lxcri.proxmox contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The snapshot that a container has while it is changed, by which it can go back.
+"""What a container has while it is changed, by which it can go back: a snapshot, or a note on what it was.
 
-It is the mark of a change that is under way, too: ``parent`` in a container's configuration names it, so that finding
-one that an interrupted run has left costs no request. Its description says whose it is, and whether the container ran.
+It is the mark of a change that is under way, too: ``parent`` in a container's configuration names the snapshot, and the
+note is in its description, so that finding what an interrupted run has left costs no request. The snapshot's
+description says whose it is, and whether the container ran.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import Ne
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.plan import Step
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import Executor
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import Executor, description_params
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.converge import power_step
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Actual, Plan
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.privileges import vm_paths
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.privileges import key_needs, vm_paths
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.rollout_image import Former, former_of, with_former
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.snapshot import (
     ROLL_BACK,
     TAKE,
@@ -50,8 +52,13 @@ def description_of(group: str, running: bool) -> str:
 
 
 def is_left(actual: Actual | None) -> bool:
-    """Whether the newest snapshot of a container has the name of those that a roll-out takes."""
-    return actual is not None and actual.current.get("parent") == NAME
+    """Whether an interrupted roll-out may have left something.
+
+    That is a newest snapshot with the name of those that a roll-out takes, or a note on what the container was.
+    """
+    if actual is None:
+        return False
+    return actual.current.get("parent") == NAME or former_of(actual.config.get("description")) is not None
 
 
 def refuse_irreversible(plan: Plan, actual: Actual) -> None:
@@ -126,11 +133,17 @@ class Guard:
         self._group = group
         self._clock = clock
         self.executor: Executor | None = None
+        self.what = f"snapshot {NAME}"
 
     @property
     def is_taken(self) -> bool:
         """Whether there is a snapshot to roll back to."""
         return self._taken is not None
+
+    @property
+    def snapshot(self) -> str | None:
+        """The name of the snapshot, which a report says is left."""
+        return NAME
 
     @property
     def needs(self) -> list[Need]:
@@ -144,7 +157,9 @@ class Guard:
     def removal(self) -> Step:
         """The step that removes the snapshot."""
         params = {"force": True} if self._incomplete else {}
-        return Step("removed a snapshot", "DELETE", f"{self.actual.path}/snapshot/{NAME}", params)
+        step = Step("removed a snapshot", "DELETE", f"{self.actual.path}/snapshot/{NAME}", params)
+        step.add(self.what, self.left.description if self.left else None, None)
+        return step
 
     def take(self) -> None:
         """Take the snapshot, unless there is a good one.
@@ -175,6 +190,10 @@ class Guard:
             self._run([self.removal()])
             self._taken, self._incomplete = None, False
 
+    def forget(self, after: Actual) -> None:
+        """Have what was read of the container say nothing of the snapshot that is gone."""
+        after.current.pop("parent", None)
+
     def roll_back(self, within: float) -> None:
         """Make the container what it was: its configuration, its volumes, and whether it runs.
 
@@ -202,3 +221,70 @@ class Guard:
     def _run(self, steps: t.Sequence[Step]) -> None:
         if self.executor is not None:
             self.executor.run(steps, self.actual.vmid, None)
+
+
+class Remaking:
+    """The note on what one container was, while it is made anew of another image.
+
+    actual: the container; its vmid, node and pool count, for it may be gone. former: what is noted.
+    left: the same when an earlier run has left it.
+    executor: what sends the requests, and logs their tasks.
+    """
+
+    snapshot = None
+
+    def __init__(self, actual: Actual, former: Former, left: Former | None) -> None:
+        self.actual = actual
+        self.former = former
+        self.left = left
+        self.is_taken = left is not None
+        self.was_running = former.running
+        self.executor: Executor | None = None
+        self.what = f"note on its former image {former.mark.shown}"
+
+    @property
+    def needs(self) -> list[Need]:
+        """The privileges for all that it may come to."""
+        paths = vm_paths(self.actual.vmid, self.actual.pool)
+        return [
+            *key_needs("description", None, "", paths, False),
+            Need(paths, ("VM.PowerMgmt",), "start the container when it has gone back"),
+        ]
+
+    def removal(self) -> Step:
+        """The step that removes the note."""
+        step = self._noting(None)
+        step.add("former image", self.former.mark.shown, None)
+        return step
+
+    def take(self) -> None:
+        """Note what the container is, unless that was done.
+
+        Raises:
+            Failure: it could not be noted; nothing was changed.
+        """
+        if not self.is_taken:
+            self._describe(self._noting(self.former), self.former)
+            self.is_taken = True
+
+    def remove(self) -> None:
+        """Remove the note, when there is one.
+
+        Raises:
+            Failure: it is still there.
+        """
+        if self.is_taken:
+            self._describe(self._noting(None), None)
+            self.is_taken = False
+
+    def forget(self, after: Actual) -> None:
+        """Have what was read of the container say nothing of the note that is gone."""
+        after.current.update(description_params(with_former(after.current.get("description"), None)))
+
+    def _noting(self, former: Former | None) -> Step:
+        text = with_former(self.actual.config.get("description"), former)
+        return Step("noted", "PUT", f"{self.actual.path}/config", description_params(text), digest=True)
+
+    def _describe(self, step: Step, former: Former | None) -> None:
+        if self.executor is not None:
+            self.executor.describe(step, self.actual.vmid, None, lambda text: with_former(text, former))

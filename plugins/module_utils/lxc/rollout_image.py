@@ -5,39 +5,96 @@
 
 Proxmox takes no container with snapshots apart to make it anew, so that there can be no snapshot to go back to. But the
 container's mark says of which image it was, by its digest: going back is making it anew of that one, with its volumes.
+
+What it was is noted in its description before it is touched, and the note stays until the container works. So a run
+that finds the note, wherever an earlier one was interrupted, can still go back.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import typing as t
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import ImageSpec, Mark, mark_of, text_of
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import (
+    ImageSpec,
+    Mark,
+    mark_of,
+    text_of,
+    with_mark,
+)
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Actual, Plan
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.notes import with_note
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.properties import ANY_VOLUME
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.recreate import as_note
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import NEVER_UNSET, Declared
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.reference import parse_reference
 
+_NOTE = re.compile(r"\n*<!-- lxcri\.proxmox former=(\{.*?\}) -->")
+# What is of no use to a container that is made anew.
+_NOT_NOTED = ("lock", "parent", "template", "digest", "arch", "ostype", "snaptime")
 
-def is_remade(plan: Plan, before: Actual) -> bool:
-    """Whether an existing container is made anew of an image.
+
+@dataclass(frozen=True)
+class Former:
+    """What a container was before it was made anew. config: its texts, and in the description nothing but the mark."""
+
+    config: t.Mapping[str, t.Any]
+    running: bool
+
+    def __str__(self) -> str:
+        return as_note("former", vars(self))
+
+    @property
+    def mark(self) -> Mark:
+        """Of which image it was."""
+        return t.cast("Mark", mark_of(self.config["description"]))
+
+
+def former_of(description: t.Any) -> Former | None:
+    """The note in a description; None when there is none that can be read."""
+    match = _NOTE.search(str(description or ""))
+    try:
+        found = Former(**json.loads(match[1])) if match else None
+        return found if found and mark_of(found.config.get("description")) else None
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+def with_former(description: t.Any, former: Former | None) -> str:
+    """A description with another note, or without one; everything else in it stays."""
+    return with_note(description, _NOTE, former)
+
+
+def is_remade(plan: Plan) -> bool:
+    """Whether an existing container is made anew of an image."""
+    return any(step.action in ("reserved", "created") for step in plan.steps)
+
+
+def former_before(before: Actual) -> Former:
+    """What is noted of a container that is to be made anew.
 
     Raises:
         Failure: ``rollback_impossible`` when nobody knows of which image it is now.
     """
-    if not any(step.action in ("reserved", "created") for step in plan.steps):
-        return False
-    if mark_of(before.config.get("description")) is None:
+    description = before.config.get("description")
+    mark = mark_of(description)
+    if mark is None:
         raise Failure(
             "rollback_impossible",
             f"{before.hostname} ({before.vmid}) could not be rolled back: of which image it is, is not known.",
             "Set 'on_failure: stop' for this change.",
             vmid=before.vmid,
         )
-    return True
+    config = {
+        key: text
+        for key, text in before.config.items()
+        if properties.key_of(key) and key not in _NOT_NOTED and not key.startswith("unused")
+    }
+    return Former({**config, "description": with_mark(text_of(description), mark)}, before.running)
 
 
 def former_image(spec: ImageSpec, mark: Mark, digest: str | None) -> ImageSpec:
@@ -55,12 +112,14 @@ def former_image(spec: ImageSpec, mark: Mark, digest: str | None) -> ImageSpec:
     return replace(former, reference=reference.at(mark.digest), method=method)
 
 
-def former_declaration(declared: Declared, before: Actual, image: ImageSpec) -> Declared:
+def former_declaration(declared: Declared, place: Actual, before: Former, image: ImageSpec) -> Declared:
     """The declaration by which a container becomes what it was: of the keys that are declared, what they were.
 
     What was made of the change besides, such as a volume, is detached and kept.
+
+    place: the container, which may be gone.
     """
-    mark = t.cast("Mark", mark_of(before.config.get("description")))
+    mark = before.mark
     family_keys = [key for key in before.config if re.sub(r"\d+\Z", "", key) in declared.families]
     config = {
         key: _as_it_was(key, before.config[key])
@@ -79,8 +138,8 @@ def former_declaration(declared: Declared, before: Actual, image: ImageSpec) -> 
         image=image,
         config=config,
         unset=tuple(key for key in new if key not in NEVER_UNSET and not key[-1].isdigit()),
-        vmid=before.vmid,
-        node=before.node,
+        vmid=place.vmid,
+        node=place.node,
         state="started" if before.running else "stopped",
         restart="if_needed",
         recreate=True,

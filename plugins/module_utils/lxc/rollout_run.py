@@ -16,7 +16,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.parallel import 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.plan import Step
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import user_of
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import fleet
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import Executor, read_container
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import Executor
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.fleet import Engine, Outcome, Ownership
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.health import Verdict, failure_of
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.health_run import Checker
@@ -24,6 +24,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import Ima
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import VMID, Actual, Plan
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.plan import make_plan
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.privileges import vm_paths
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.reading import read_container
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.rollout import (
     Replica,
     Report,
@@ -33,36 +34,39 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.rollout import (
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.rollout_guard import (
     GROWN,
-    NAME,
     Guard,
+    Remaking,
     is_left,
     read_guard,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.rollout_image import (
+    former_before,
     former_declaration,
     former_image,
+    former_of,
     is_remade,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import Declared, invalid
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.reference import parse_reference
 
 # The locks that a roll-out's own tasks hold, which go on when the run that started them is interrupted.
-_OWN_LOCKS = ("snapshot", "snapshot-delete", "rollback")
+_OWN_LOCKS = ("snapshot", "snapshot-delete", "rollback", "disk", "destroyed")
+# Seconds within which a container runs whose start has ended without an error.
+SETTLING = 2.0
 
 
 @dataclass
 class Member:
     """A container of a replica.
 
-    guard: the snapshot by which it can go back. former: what it goes back to when it is made anew of another image.
+    guard: by which it can go back.
     grown: steps of its plan that are done before the snapshot is taken.
     last: steps of its plan that are sent when it is known to work.
     left_alone: the roll-out stopped before it was its turn.
     """
 
     outcome: Outcome
-    guard: Guard | None = None
-    former: Actual | None = None
+    guard: Guard | Remaking | None = None
     grown: list[Step] = field(default_factory=list)
     last: list[Step] = field(default_factory=list)
     left_alone: bool = False
@@ -169,7 +173,7 @@ class RollingEngine(Engine):
         self._strategies = {strategy.group: strategy for strategy in strategies}
         self._checker = checker
         self._members: list[Member] = []
-        self._guards: dict[int, Guard] = {}
+        self._guards: dict[int, Guard | Remaking] = {}
         self.reports: list[Report] = []
 
     def _strategy(self, outcome: Outcome) -> Strategy | None:
@@ -179,28 +183,29 @@ class RollingEngine(Engine):
 
     def _find(self, fleet: t.Sequence[Declared], ownership: Ownership) -> list[Outcome]:
         outcomes = super()._find(fleet, ownership)
-        unsettled = [o for o in outcomes if self._strategy(o) and o.before and _is_unsettled(o.before)]
-        in_parallel(self._settle, unsettled)
+        in_parallel(self._settle, [o for o in outcomes if o.before and (o.before.lock or self._strategy(o))])
         return outcomes
 
     def _settle(self, outcome: Outcome) -> None:
         """Wait for what an interrupted roll-out of the same user or token has begun on a container."""
         before = t.cast("Actual", outcome.before)
-        if self._await_own(before, outcome.declared.timeout):
-            settled = read_container(self._client, before.node, before.vmid)
-            if settled is not None:
-                settled.pool = before.pool
-            outcome.before = outcome.after = settled
+        if not _is_unsettled(before):
+            return
+        self._await_own(before, outcome.declared.timeout)
+        # What there was to wait for may have ended since the container was read.
+        settled = read_container(self._client, before.node, before.vmid)
+        if settled is not None:
+            settled.pool = before.pool
+        outcome.before = outcome.after = settled
 
-    def _await_own(self, container: Actual, timeout: int) -> bool:
-        """Wait for the tasks on a container that the same user or token has started; False when there are none."""
+    def _await_own(self, container: Actual, timeout: int) -> None:
+        """Wait for the tasks on a container that the same user or token has started."""
         path = f"nodes/{container.node}/tasks"
         listed = self._client.get(path, source="active", vmid=container.vmid, limit=50) or []
         upids = [str(entry.get("upid")) for entry in listed]
         own = [upid for upid in upids if user_of(upid) == self._client.credentials.identity]
         for upid in own:
             self._await_end((upid, timeout))
-        return bool(own)
 
     # ---------------------------------------------------------------------------------------------- arranging
 
@@ -253,34 +258,57 @@ class RollingEngine(Engine):
                 self._prepare(outcome)
 
     def _arrange_guard(self, member: Member) -> None:
-        """Plan the snapshot of a container that is to be changed, or that has one of an interrupted run."""
+        """Plan for going back: of a container that is to be changed, or that an interrupted run has left changed."""
         outcome, strategy = member.outcome, self._strategy(member.outcome)
-        before = outcome.before
-        if before is None or outcome.failure:
+        if outcome.failure:
             return
         protects = bool(strategy and strategy.on_failure == "rollback" and member.changes)
-        if not protects and not is_left(before):
-            return
         try:
-            if protects and is_remade(Plan(member.changes), before):
-                member.former = before
-                return
-            left, complete = read_guard(self._client, before, Plan(member.changes), protects)
-            if left is None and not protects:
-                return
-            guard = Guard(before, strategy.group if strategy else outcome.declared.label, left, complete)
-            if complete and guard.was_running and not before.running and outcome.declared.running is None:
-                # The interrupted run has stopped it.
-                outcome.declared = replace(outcome.declared, state="started")
-                self._plan_again(member)
+            guard = self._guard(member, protects)
         except Failure as failure:
             outcome.failure = failure
             return
+        if guard is None:
+            return
+        if guard.left is not None:
+            stopped = guard.was_running and outcome.before is not None and not outcome.before.running
+            if stopped and outcome.declared.running is None:
+                # The interrupted run has stopped it.
+                outcome.declared = replace(outcome.declared, state="started")
+                self._plan_again(member)
+            member.append(guard.removal())
         member.guard = guard
-        if left is not None:
-            step = guard.removal()
-            step.add(f"snapshot {NAME}", left.description, None)
-            member.append(step)
+
+    def _guard(self, member: Member, protects: bool) -> Guard | Remaking | None:
+        """By what a container can go back; None when that is not wanted, or when there is nothing to go back to.
+
+        Raises:
+            Failure: it could not go back.
+        """
+        outcome = member.outcome
+        before, standing = outcome.before, outcome.facts.standing
+        journal = standing.journal
+        config = before.config if before else journal.config if journal else {}
+        noted = former_of(config.get("description"))
+        if before is None:
+            if noted is None or journal is None or standing.holder is None:
+                return None
+            return Remaking(Actual(journal.vmid, standing.holder.node, pool=journal.pool), noted, noted)
+        if noted:
+            return Remaking(before, noted, noted)
+        mark = mark_of(config.get("description"))
+        if mark and mark.holder:
+            # It was being made anew by a run that was not to go back, and runs no more: there is nothing to lose.
+            return None
+        if protects and is_remade(Plan(member.changes)):
+            return Remaking(before, former_before(before), None)
+        if not protects and not is_left(before):
+            return None
+        left, complete = read_guard(self._client, before, Plan(member.changes), protects)
+        if left is None and not protects:
+            return None
+        strategy = self._strategy(outcome)
+        return Guard(before, strategy.group if strategy else outcome.declared.label, left, complete)
 
     def _plan_again(self, member: Member) -> None:
         outcome = member.outcome
@@ -432,7 +460,7 @@ class RollingEngine(Engine):
                 member.outcome.log.tasks += member.guard.executor.log.tasks
 
     def _protect(self, unit: Unit) -> bool:
-        """Take the snapshots; False when that failed, and nothing was changed but volumes that have grown."""
+        """See to it that each can go back; False when that failed, and no more than volumes have grown."""
         for member in unit.members:
             if member.guard and member.changes:
                 try:
@@ -443,34 +471,42 @@ class RollingEngine(Engine):
         if unit.failed:
             for member in unit.members:
                 if member.guard and member.guard.left is None:
-                    _attempt(member.outcome, member.guard.remove)
+                    _attempt(member.outcome, member.guard)
         return not unit.failed
 
-    def _protect_one(self, member: Member, guard: Guard) -> None:
-        """Take the snapshot of a container, and plan again on what there is with it: the digest is another one."""
+    def _protect_one(self, member: Member, guard: Guard | Remaking) -> None:
+        """See to it that a container can go back, and plan again on what there is now: the digest is another one."""
         outcome, before = member.outcome, guard.actual
-        # A rollback takes the text of a size back, but not the size.
-        grown = [step for step in member.changes if step.action == GROWN]
-        if guard.executor:
-            guard.executor.run(grown, before.vmid, None)
+        if outcome.before is None:
+            # An interrupted run has removed it to make it anew, and has seen to it.
+            return
+        if isinstance(guard, Guard):
+            # A rollback takes the text of a size back, but not the size.
+            member.grown = [step for step in member.changes if step.action == GROWN]
+            if guard.executor:
+                guard.executor.run(member.grown, before.vmid, None)
+            self._take_snapshot(guard, outcome.declared.timeout)
+        else:
+            guard.take()
+        outcome.before = read_container(self._client, before.node, before.vmid)
+        if outcome.before is None:
+            raise Failure("not_found", f"{outcome.declared.label} has vanished.", "Run again.", vmid=before.vmid)
+        outcome.before.pool = before.pool
+        self._plan_again(member)
+        outcome.plan.steps[:0] = member.grown
+
+    def _take_snapshot(self, guard: Guard, timeout: int) -> None:
         try:
             guard.take()
         except Failure as failure:
             # An interrupted run may be taking it, which is not seen in its first moments.
             if failure.code not in ("locked", "snapshot_exists"):
                 raise
-            self._await_own(before, outcome.declared.timeout)
-            left, complete = read_guard(self._client, before, Plan(), protects=False)
+            self._await_own(guard.actual, timeout)
+            left, complete = read_guard(self._client, guard.actual, Plan(), protects=False)
             if left is None or not complete:
                 raise
             guard.adopt(left)
-        outcome.before = read_container(self._client, before.node, before.vmid)
-        if outcome.before is None:
-            raise Failure("not_found", f"{outcome.declared.label} has vanished.", "Run again.", vmid=before.vmid)
-        outcome.before.pool = before.pool
-        self._plan_again(member)
-        outcome.plan.steps[:0] = grown
-        member.grown = grown
 
     def _carry_out(self, member: Member) -> None:
         """Carry out the plan of one container, but for what was done before and what comes last."""
@@ -504,16 +540,22 @@ class RollingEngine(Engine):
     def _refuse_stopped(self, outcome: Outcome, seen: Actual) -> None:
         """Refuse a container that does not run though it was started.
 
-        What an interrupted run has begun, such as a restart, may have been met in the middle.
+        What an interrupted run has begun, such as a restart, may have been met in the middle; its task ends a moment
+        before systemd has started the container.
         """
-        if self._await_own(seen, outcome.declared.timeout):
+        self._await_own(seen, outcome.declared.timeout)
+        deadline = time.monotonic() + SETTLING
+        while True:
             outcome.after = read_container(self._client, seen.node, seen.vmid)
-        if outcome.after is None or not outcome.after.running:
-            raise _stopped(outcome)
+            if outcome.after is None or (not outcome.after.running and time.monotonic() > deadline):
+                raise _stopped(outcome)
+            if outcome.after.running:
+                break
+            time.sleep(SETTLING / 4)
         outcome.after.pool = seen.pool
 
     def _finish(self, member: Member) -> None:
-        """Remove the snapshot of a container that works."""
+        """Remove what a container that works could have gone back by."""
         outcome, guard = member.outcome, member.guard
         if guard is None:
             return
@@ -525,7 +567,7 @@ class RollingEngine(Engine):
         if guard.left is not None:
             outcome.plan.steps = member.changes + member.last
         if outcome.after is not None:
-            outcome.after.current.pop("parent", None)
+            guard.forget(outcome.after)
 
     def _fail(self, member: Member, unit: Unit, cause: Failure | None, strategy: Strategy | None) -> None:
         """Roll a container back where that is declared, and say in its failure what came of it."""
@@ -536,51 +578,53 @@ class RollingEngine(Engine):
         failure = t.cast("Failure", outcome.failure)
         failure.details["changes"] = sorted({change.key for step in member.changes for change in step.changes})
         failure.details["rolled_back"] = False
-        if member.former is not None and strategy is not None:
-            self._remake(member, member.former, failure)
-            return
         if guard is None or not guard.is_taken:
             return
         if strategy is None:
-            failure.details["snapshot"] = NAME
-            failure.message += f" The snapshot {NAME} of an interrupted roll-out is kept."
+            failure.details["snapshot"] = guard.snapshot
+            failure.message += f" The {guard.what} of an interrupted roll-out is kept."
             return
         try:
-            guard.roll_back(strategy.rollback_within)
+            if isinstance(guard, Guard):
+                guard.roll_back(strategy.rollback_within)
+            else:
+                self._remake(member, guard)
             outcome.after = read_container(self._client, guard.actual.node, guard.actual.vmid)
             works = not guard.was_running or self._is_healthy(outcome)
             guard.remove()
         except Failure as reason:
-            failure.details["snapshot"] = NAME
-            failure.message += f" It was not rolled back: {reason.message} The snapshot {NAME} is kept."
+            failure.details["snapshot"] = guard.snapshot
+            failure.message += f" It was not rolled back: {reason.message} The {guard.what} is kept."
             failure.hint = reason.hint or failure.hint
             return
         _tell(failure, works)
 
-    def _remake(self, member: Member, former: Actual, failure: Failure) -> None:
-        """Make a container anew of the image of which it was, and say in its failure what came of it."""
-        outcome = member.outcome
+    def _remake(self, member: Member, guard: Remaking) -> None:
+        """Make a container anew of the image of which it was.
+
+        Raises:
+            Failure: it is not of that image.
+        """
+        outcome, place, mark = member.outcome, guard.actual, guard.former.mark
         declared = outcome.declared
-        mark = t.cast("Mark", mark_of(former.config.get("description")))
-        try:
-            spec = former_image(t.cast(ImageSpec, declared.image), mark, self._meaning(declared, mark))
-            back = Outcome(former_declaration(declared, former, spec))
-            back.before = read_container(self._client, former.node, former.vmid)
-            if back.before is not None:
-                back.before.pool = former.pool
-            back.facts = self._image_facts(back)
-            back.plan = make_plan(back.declared, back.before, None, back.facts)
-            self._apply_one(back)
-            outcome.after = back.after
-            outcome.log.tasks += back.log.tasks
-            if back.failure:
-                raise back.failure
-            works = not former.running or self._is_healthy(outcome)
-        except Failure as reason:
-            failure.message += f" It was not made of {mark.shown} again: {reason.message}"
-            failure.hint = reason.hint or failure.hint
-            return
-        _tell(failure, works)
+        if declared.image is None:
+            raise Failure(
+                "rollback_impossible", f"it was of {mark.shown}, and no image is declared now.", "Declare that image."
+            )
+        spec = former_image(declared.image, mark, self._meaning(declared, mark))
+        back = Outcome(former_declaration(declared, place, guard.former, spec))
+        with self._lock:
+            # What holds its volumes may have been made by this run.
+            self._cluster.refresh([place.node], again=True)
+        back.before = read_container(self._client, place.node, place.vmid)
+        if back.before is not None:
+            back.before.pool = place.pool
+        back.facts = self._image_facts(back)
+        back.plan = make_plan(back.declared, back.before, None, back.facts)
+        self._apply_one(back)
+        outcome.log.tasks += back.log.tasks
+        if back.failure:
+            raise back.failure
 
     def _meaning(self, declared: Declared, mark: Mark) -> str | None:
         """The digest that the reference has now of which a container was made; None when nobody knows any more."""
@@ -630,12 +674,12 @@ def _is_superfluous(outcome: Outcome) -> bool:
     return outcome.declared.surge and outcome.declared.state == "absent" and outcome.before is None
 
 
-def _attempt(outcome: Outcome, clear_up: t.Callable[[], None]) -> None:
+def _attempt(outcome: Outcome, guard: Guard | Remaking) -> None:
     """Clear up after a failure, which is what is reported."""
     try:
-        clear_up()
+        guard.remove()
     except Failure as failure:
-        outcome.plan.notes.append(f"The snapshot {NAME} is still there: {failure.message}")
+        outcome.plan.notes.append(f"The {guard.what} is still there: {failure.message}")
 
 
 def _leave(member: Member, why: str) -> None:
