@@ -168,7 +168,7 @@ def test_in_a_pool_it_stays_there(lxc: Lxc, hub: Hub) -> None:
 # ------------------------------------------------------------------------------------------------------ interruptions
 
 
-def interrupted(lxc: Lxc, count: int, after: bool) -> Run:
+def interrupted(lxc: Lxc, count: int, after: bool, **more: t.Any) -> Run:
     """Run it, and let the connection be lost at one of its writes: before it is carried out, or after."""
     simulated = lxc.cluster.cluster
     original = simulated._plain
@@ -186,7 +186,7 @@ def interrupted(lxc: Lxc, count: int, after: bool) -> Run:
         return answer
 
     lxc.cluster.call(lambda _cluster: setattr(simulated, "_plain", plain))
-    run = lxc(**options())
+    run = lxc(**options(**more))
     lxc.cluster.call(lambda _cluster: setattr(simulated, "_plain", original))
     return run
 
@@ -216,6 +216,21 @@ def test_interrupted_anywhere_it_goes_on(lxc: Lxc, hub: Hub, count: int, after: 
     assert lxc.ct().status == "running"
     assert lxc.ct().config["cores"] == 3
     lxc.unchanged(**options())
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("cluster", [{"time_scale": 0, "lag": 0}], indirect=True)
+@pytest.mark.parametrize("status", ["running", "stopped"])
+@pytest.mark.parametrize("count", [None, 5, 9, 11, 14])
+def test_it_runs_as_before_when_nothing_is_said_of_that(lxc: Lxc, hub: Hub, count: int | None, status: str) -> None:
+    filled(lxc, hub)
+    lxc.cluster.call(lambda cluster: setattr(cluster.ct(201), "status", status))
+    if count:
+        interrupted(lxc, count, after=True, state="present")
+    lxc.apply(**options(state="present"))
+    kept(lxc)
+    assert lxc.ct().status == status
+    lxc.unchanged(**options(state="present"))
 
 
 @pytest.mark.usefixtures("impatient")

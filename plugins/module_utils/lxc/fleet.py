@@ -598,6 +598,9 @@ class Engine:
                 raise Failure("not_found", f"{declared.label} has vanished after it was made.", vmid=vmid)
             made.pool = declared.pool
             goal = settle(replace(declared, vmid=vmid, node=node), made, outcome.facts.artefact)
+            if outcome.plan.running_after and goal.running is None:
+                # It ran before it was made anew.
+                goal = replace(goal, state="started")
             rest = converge_plan(goal, made)
             if declared.image:
                 hide_holder(rest)

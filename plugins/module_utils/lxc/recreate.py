@@ -66,11 +66,12 @@ _UNKNOWN = Mark("unknown", "sha256:" + "0" * 64)
 
 @dataclass(frozen=True)
 class Journal:
-    """What a holder knows of the container whose volumes it holds."""
+    """What a holder knows of the container whose volumes it holds. running: whether it ran before."""
 
     vmid: int
     config: t.Mapping[str, t.Any]
     pool: str | None = None
+    running: bool = False
 
     def __str__(self) -> str:
         return as_note("journal", vars(self))
@@ -202,7 +203,7 @@ def kept_config(actual: Actual, pool: str | None) -> Journal:
         if key not in _NOT_KEPT and key not in volumes_of(actual.config) and properties.key_of(key)
     }
     config["description"] = actual.config.get("description") or ""
-    return Journal(actual.vmid, {key: text for key, text in config.items() if text != ""}, pool)
+    return Journal(actual.vmid, {key: text for key, text in config.items() if text != ""}, pool, actual.running)
 
 
 def new_config(declared: Declared, journal: Journal) -> dict[str, t.Any]:
@@ -338,6 +339,8 @@ def plan_recreation(
         _release(work)
     predicted = Actual(vmid, node, root.status, {**root.current, **held, **volumes}, pool=declared.pool)
     target = settle(declared, predicted, image)
+    if journal and journal.running and target.running is None:
+        target = replace(target, state="started")
     work.plan.extend(_finish(target, predicted))
     return work.plan
 
