@@ -261,6 +261,12 @@ def test_a_server_that_never_ends_its_handshake(hostile: int) -> None:
 # --------------------------------------------------------------------------------------------------------- command
 
 
+def happened(result: Completed | Failure) -> Completed:
+    if isinstance(result, Failure):
+        raise result
+    return result
+
+
 @pytest.fixture
 def commands(monkeypatch: pytest.MonkeyPatch) -> list[t.Any]:
     """What is run here, and what comes of it: a result, or a failure."""
@@ -269,10 +275,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[t.Any]:
 
     def run(argv: t.Sequence[str], stdin: str | None = None, timeout: float | None = None) -> Completed:
         calls.append((list(argv), timeout))
-        result = results.pop(0) if results else None
-        if isinstance(result, Failure):
-            raise result
-        return result or Completed(tuple(argv), 0, "", "")
+        return happened(results.pop(0) if results else Completed(tuple(argv), 0, "", ""))
 
     monkeypatch.setattr(health_run, "run_here", run)
     return [calls, results]
