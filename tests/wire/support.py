@@ -131,8 +131,14 @@ class Run:
         return t.cast("dict[str, t.Any]", self.result["failure"]["details"])
 
 
-class Lxc:
-    """Runs lxc_container against the cluster, as root's token unless the options say otherwise."""
+class Module:
+    """Runs a module against the cluster, as root's token unless the options say otherwise.
+
+    name: of the module. alike: what check mode and the run return alike.
+    """
+
+    name: str
+    alike: tuple[str, ...] = ("changed", "diff")
 
     def __init__(self, cluster: Simulator) -> None:
         self.cluster = cluster
@@ -147,7 +153,7 @@ class Lxc:
     def __call__(self, check_mode: bool = False, **options: t.Any) -> Run:
         """Run it once."""
         self.cluster.requests.clear()
-        result = run_module("lxc_container", {**self.options, **options}, check_mode=check_mode, diff=True)
+        result = run_module(self.name, {**self.options, **options}, check_mode=check_mode, diff=True)
         return Run(result, list(self.cluster.requests))
 
     def check(self, **options: t.Any) -> Run:
@@ -164,6 +170,56 @@ class Lxc:
         assert not check.result.get("failed"), check.result["msg"]
         run = self(**options)
         assert not run.result.get("failed"), run.result["msg"]
+        self.compare(check, run, options)
+        return run
+
+    def compare(self, check: Run, run: Run, options: t.Mapping[str, t.Any]) -> None:
+        """What check mode has said is what was done."""
+        for key in self.alike:
+            assert check.result[key] == run.result[key], (key, options)
+
+    def converge(self, **options: t.Any) -> Run:
+        """Check, run, and run again: the second run must do nothing."""
+        run = self.apply(**options)
+        self.unchanged(**options)
+        return run
+
+    def unchanged(self, **options: t.Any) -> Run:
+        """Run it where everything is as declared."""
+        run = self(**options)
+        assert not run.result.get("failed"), run.result["msg"]
+        assert (run.writes, run.changed) == ([], False)
+        assert run.result["diff"] in ([], {"before": {}, "after": {}})
+        return run
+
+    def refused(self, code: str, **options: t.Any) -> Run:
+        """Check and run: both must be refused with nothing but GET sent."""
+        check = self.check(**options)
+        before = self.cluster.call(state_of)
+        run = self(**options)
+        for each in (check, run):
+            assert (each.code, each.writes) == (code, []), each.result
+            assert not each.result.get("changed")
+        assert self.cluster.call(state_of) == before
+        assert check.result["failure"] == run.result["failure"]
+        return run
+
+    def add(self, vmid: int = 201, **settings: t.Any) -> t.Any:
+        """A container that has been there for long."""
+        return self.cluster.call("add_ct", vmid, **{"name": f"web-{vmid - 200}", **settings})
+
+    def ct(self, vmid: int = 201) -> t.Any:
+        """A container of the simulated cluster."""
+        return self.cluster.cluster.ct(vmid)
+
+
+class Lxc(Module):
+    """Runs lxc_container against the cluster."""
+
+    name = "lxc_container"
+
+    def compare(self, check: Run, run: Run, options: t.Mapping[str, t.Any]) -> None:
+        """Also the order of a diff, and what is read for it."""
         assert check.changed == run.changed
         assert check.keys == run.keys
         assert check.result["restart_required"] == run.result["restart_required"]
@@ -177,42 +233,11 @@ class Lxc:
             assert check.container["status"] == run.container["status"]
         if not options.get("image"):
             assert "GET /version" not in [*check.asked, *run.asked]
-        return run
-
-    def converge(self, **options: t.Any) -> Run:
-        """Check, run, and run again: the second run must do nothing."""
-        run = self.apply(**options)
-        again = self(**options)
-        assert not again.result.get("failed"), again.result["msg"]
-        assert (again.writes, again.plan, again.changed) == ([], [], False)
-        assert again.result["diff"] == {"before": {}, "after": {}}
-        return run
 
     def unchanged(self, **options: t.Any) -> Run:
-        """Run it where everything is as declared."""
-        run = self(**options)
-        assert not run.result.get("failed"), run.result["msg"]
-        assert (run.writes, run.plan, run.changed) == ([], [], False)
+        run = super().unchanged(**options)
+        assert run.plan == []
         return run
-
-    def refused(self, code: str, **options: t.Any) -> Run:
-        """Check and run: both must be refused with nothing but GET sent."""
-        check = self.check(**options)
-        before = self.cluster.call(state_of)
-        run = self(**options)
-        for each in (check, run):
-            assert (each.code, each.writes) == (code, []), each.result
-        assert self.cluster.call(state_of) == before
-        assert check.result["failure"] == run.result["failure"]
-        return run
-
-    def ct(self, vmid: int = 201) -> t.Any:
-        """A container of the simulated cluster."""
-        return self.cluster.cluster.ct(vmid)
-
-    def add(self, vmid: int = 201, **settings: t.Any) -> t.Any:
-        """A container that has been there for long."""
-        return self.cluster.call("add_ct", vmid, **{"name": f"web-{vmid - 200}", **settings})
 
 
 def on_request(

@@ -13,17 +13,16 @@ from aiohttp import web
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.drain import mark_of
 from ansible_collections.lxcri.proxmox.tests.simulator.cluster import GIB, NODES, Cluster
 from ansible_collections.lxcri.proxmox.tests.simulator.serving import Simulator
-from ansible_collections.lxcri.proxmox.tests.wire.module_runner import run_module
 from ansible_collections.lxcri.proxmox.tests.wire.support import (
     ANY,
     LISTS,
     PERMISSIONS,
     RESOURCES,
+    Module,
     Run,
     base,
     on_request,
     polls,
-    state_of,
 )
 
 TASKS = "GET /nodes/pve1/tasks"
@@ -33,68 +32,24 @@ HERE = "<!-- lxcri.proxmox home=pve1 was={} -->"
 RAN, STOPPED = HERE.format("running"), HERE.format("stopped")
 
 
-class Drain:
+class Drain(Module):
     """Runs lxc_drain against the cluster, and looks at what became of it."""
 
-    def __init__(self, cluster: Simulator) -> None:
-        self.cluster = cluster
-        self.options: dict[str, t.Any] = dict(cluster.options)
+    name = "lxc_drain"
+    alike = ("changed", "diff", "summary", "remaining")
 
     def __call__(self, check_mode: bool = False, **options: t.Any) -> Run:
         """Run it once, for pve1 unless the options say otherwise."""
-        self.cluster.requests.clear()
-        given = {**self.options, "node": "pve1", **options}
-        return Run(run_module("lxc_drain", given, check_mode=check_mode, diff=True), list(self.cluster.requests))
+        return super().__call__(check_mode, **{"node": "pve1", **options})
 
-    def check(self, **options: t.Any) -> Run:
-        """Run it in check mode, which must change nothing and send nothing but GET."""
-        before = self.cluster.call(state_of)
-        run = self(check_mode=True, **options)
-        assert {request.method for request in run.requests} <= {"GET"}
-        assert self.cluster.call(state_of) == before
-        return run
-
-    def apply(self, **options: t.Any) -> Run:
-        """Check, then run: both must say the same."""
-        check = self.check(**options)
-        run = self(**options)
-        for each in (check, run):
-            assert not each.result.get("failed"), each.result["msg"]
-        for key in ("changed", "diff", "summary", "remaining"):
-            assert check.result[key] == run.result[key], key
+    def compare(self, check: Run, run: Run, options: t.Mapping[str, t.Any]) -> None:
+        super().compare(check, run, options)
         assert plans(check) == plans(run)
-        return run
-
-    def converge(self, **options: t.Any) -> Run:
-        """Check, run, and run again: the second run must do nothing."""
-        run = self.apply(**options)
-        self.unchanged(**options)
-        return run
 
     def unchanged(self, **options: t.Any) -> Run:
-        """Run it where everything is done."""
-        run = self(**options)
-        assert not run.result.get("failed"), run.result["msg"]
-        assert (run.changed, run.writes, run.result["diff"], run.result["containers"]) == (False, [], [], [])
+        run = super().unchanged(**options)
+        assert run.result["containers"] == []
         return run
-
-    def refused(self, code: str, **options: t.Any) -> Run:
-        """Check and run: both must be refused with nothing but GET sent."""
-        check = self.check(**options)
-        before = self.cluster.call(state_of)
-        run = self(**options)
-        for each in (check, run):
-            assert (each.code, each.writes) == (code, []), each.result
-        assert self.cluster.call(state_of) == before
-        assert check.result["failure"] == run.result["failure"]
-        return run
-
-    def add(self, vmid: int = 201, **settings: t.Any) -> t.Any:
-        """A container that has been there for long."""
-        return self.cluster.call("add_ct", vmid, **{"name": f"web-{vmid - 200}", **settings})
-
-    def ct(self, vmid: int = 201) -> t.Any:
-        return self.cluster.cluster.ct(vmid)
 
     def where(self) -> dict[int, tuple[str, str]]:
         """Node and status of each container."""

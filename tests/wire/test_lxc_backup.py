@@ -14,15 +14,14 @@ import pytest
 from ansible_collections.lxcri.proxmox.tests.simulator.cluster import Cluster
 from ansible_collections.lxcri.proxmox.tests.simulator.node_files import NODE
 from ansible_collections.lxcri.proxmox.tests.simulator.serving import Simulator
-from ansible_collections.lxcri.proxmox.tests.wire.module_runner import run_module
 from ansible_collections.lxcri.proxmox.tests.wire.support import (
     PERMISSIONS,
     RESOURCES,
+    Module,
     Run,
     base,
     on_request,
     polls,
-    state_of,
 )
 
 DAY = 86400
@@ -42,63 +41,15 @@ SENT: dict[str, t.Any] = {
 }
 
 
-class Backup:
+class Backup(Module):
     """Runs lxc_backup against the cluster, and looks at what became of it."""
 
-    def __init__(self, cluster: Simulator) -> None:
-        self.cluster = cluster
-        self.options: dict[str, t.Any] = dict(cluster.options)
+    name = "lxc_backup"
 
-    def __call__(self, check_mode: bool = False, **options: t.Any) -> Run:
-        self.cluster.requests.clear()
-        result = run_module("lxc_backup", {**self.options, **options}, check_mode=check_mode, diff=True)
-        return Run(result, list(self.cluster.requests))
-
-    def check(self, **options: t.Any) -> Run:
-        """Run it in check mode, which must change nothing and send nothing but GET."""
-        before = self.cluster.call(state_of)
-        run = self(check_mode=True, **options)
-        assert {request.method for request in run.requests} <= {"GET"}
-        assert self.cluster.call(state_of) == before
-        return run
-
-    def apply(self, **options: t.Any) -> Run:
-        """Check, then run: both must say the same."""
-        check = self.check(**options)
-        run = self(**options)
-        for each in (check, run):
-            assert not each.result.get("failed"), each.result["msg"]
+    def compare(self, check: Run, run: Run, options: t.Mapping[str, t.Any]) -> None:
         assert check.changed == run.changed
         assert plans(check) == plans(run)
         assert unnamed(check.result["diff"]) == unnamed(run.result["diff"])
-        return run
-
-    def converge(self, **options: t.Any) -> Run:
-        """Check, run, and run again: the second run must do nothing."""
-        run = self.apply(**options)
-        again = self(**options)
-        assert not again.result.get("failed"), again.result["msg"]
-        assert (again.changed, again.writes, again.result["diff"]) == (False, [], [])
-        return run
-
-    def refused(self, code: str, **options: t.Any) -> Run:
-        """Check and run: both must be refused with nothing but GET sent."""
-        check = self.check(**options)
-        before = self.cluster.call(state_of)
-        run = self(**options)
-        for each in (check, run):
-            assert (each.code, each.writes) == (code, []), each.result
-            assert not each.result.get("changed")
-        assert self.cluster.call(state_of) == before
-        assert check.result["failure"] == run.result["failure"]
-        return run
-
-    def add(self, vmid: int = 201, **settings: t.Any) -> t.Any:
-        """A container that has been there for long."""
-        return self.cluster.call("add_ct", vmid, **{"name": f"web-{vmid - 200}", **settings})
-
-    def ct(self, vmid: int = 201) -> t.Any:
-        return self.cluster.cluster.ct(vmid)
 
     def store(self, *ages: float, vmid: int = 201, storage: str = "local", **entry: t.Any) -> list[str]:
         """Backups that were made so many days ago, of the container as it is; their volumes."""

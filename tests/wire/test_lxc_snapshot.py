@@ -17,11 +17,11 @@ from ansible_collections.lxcri.proxmox.tests.wire.support import (
     PERMISSIONS,
     RESOURCES,
     TEMPLATE,
+    Module,
     Run,
     base,
     on_request,
     polls,
-    state_of,
 )
 from fakepve.model import TaskError
 
@@ -34,66 +34,21 @@ SAVED = f"GET {base()}/snapshot/before/config"
 HERE: dict[str, t.Any] = {"vmid": 201, "node": "pve1"}
 
 
-class Snap:
+class Snap(Module):
     """Runs lxc_snapshot against the cluster, and looks at what became of it."""
 
-    def __init__(self, cluster: Simulator) -> None:
-        self.cluster = cluster
-        self.options: dict[str, t.Any] = dict(cluster.options)
+    name = "lxc_snapshot"
 
-    def __call__(self, check_mode: bool = False, **options: t.Any) -> Run:
-        """Run it once."""
-        self.cluster.requests.clear()
-        result = run_module("lxc_snapshot", {**self.options, **options}, check_mode=check_mode, diff=True)
-        return Run(result, list(self.cluster.requests))
-
-    def check(self, **options: t.Any) -> Run:
-        """Run it in check mode, which must change nothing and send nothing but GET."""
-        before = self.cluster.call(state_of)
-        run = self(check_mode=True, **options)
-        assert {request.method for request in run.requests} <= {"GET"}
-        assert self.cluster.call(state_of) == before
-        return run
-
-    def apply(self, **options: t.Any) -> Run:
-        """Check, then run: both must say the same."""
-        check = self.check(**options)
-        run = self(**options)
-        for each in (check, run):
-            assert not each.result.get("failed"), each.result["msg"]
+    def compare(self, check: Run, run: Run, options: t.Mapping[str, t.Any]) -> None:
         assert check.changed == run.changed
         assert timeless(check.result["diff"]) == timeless(run.result["diff"])
         assert timeless(plans(check)) == timeless(plans(run))
-        return run
-
-    def converge(self, **options: t.Any) -> Run:
-        """Check, run, and run again: the second run must do nothing."""
-        run = self.apply(**options)
-        again = self(**options)
-        assert not again.result.get("failed"), again.result["msg"]
-        assert (again.changed, again.writes, again.result["diff"]) == (False, [], [])
-        return run
-
-    def refused(self, code: str, **options: t.Any) -> Run:
-        """Check and run: both must be refused with nothing but GET sent."""
-        check = self.check(**options)
-        before = self.cluster.call(state_of)
-        run = self(**options)
-        for each in (check, run):
-            assert (each.code, each.writes) == (code, []), each.result
-            assert not each.result.get("changed")
-        assert self.cluster.call(state_of) == before
-        assert check.result["failure"] == run.result["failure"]
-        return run
 
     def add(self, vmid: int = 201, *snapshots: str, **settings: t.Any) -> t.Any:
-        """A container that has been there for long, with snapshots that were taken a day apart, the last a day ago."""
-        ct = self.cluster.call("add_ct", vmid, **{"name": f"web-{vmid - 200}", **settings})
+        """With snapshots that were taken a day apart, the last a day ago."""
+        ct = super().add(vmid, **settings)
         self.cluster.call(lambda _cluster: take(ct, *snapshots))
         return ct
-
-    def ct(self, vmid: int = 201) -> t.Any:
-        return self.cluster.cluster.ct(vmid)
 
     def names(self, vmid: int = 201) -> list[str]:
         """The snapshots of a container."""

@@ -17,14 +17,13 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.template import 
 from ansible_collections.lxcri.proxmox.tests.simulator.cluster import NODES, Cluster
 from ansible_collections.lxcri.proxmox.tests.simulator.node_files import NODE
 from ansible_collections.lxcri.proxmox.tests.simulator.serving import Simulator
-from ansible_collections.lxcri.proxmox.tests.wire.module_runner import run_module
 from ansible_collections.lxcri.proxmox.tests.wire.support import (
     PERMISSIONS,
     RESOURCES,
+    Module,
     Run,
     on_request,
     polls,
-    state_of,
 )
 from fakepve.model import TaskError
 
@@ -48,55 +47,15 @@ def volume(name: str, storage: str = "local") -> str:
     return f"{storage}:vztmpl/{name}"
 
 
-class Template:
+class Template(Module):
     """Runs lxc_template against the cluster, and looks at what became of it."""
 
-    def __init__(self, cluster: Simulator) -> None:
-        self.cluster = cluster
-        self.options: dict[str, t.Any] = dict(cluster.options)
-
-    def __call__(self, check_mode: bool = False, **options: t.Any) -> Run:
-        self.cluster.requests.clear()
-        result = run_module("lxc_template", {**self.options, **options}, check_mode=check_mode, diff=True)
-        return Run(result, list(self.cluster.requests))
-
-    def check(self, **options: t.Any) -> Run:
-        """Run it in check mode, which must change nothing and send nothing but GET."""
-        before = self.cluster.call(state_of)
-        run = self(check_mode=True, **options)
-        assert {request.method for request in run.requests} <= {"GET"}
-        assert self.cluster.call(state_of) == before
-        return run
-
-    def apply(self, **options: t.Any) -> Run:
-        """Check, then run: both must say the same."""
-        check = self.check(**options)
-        run = self(**options)
-        for each in (check, run):
-            assert not each.result.get("failed"), each.result["msg"]
-        for key in ("changed", "volume", "volumes", "plan", "diff"):
-            assert check.result[key] == run.result[key], key
-        return run
+    name = "lxc_template"
+    alike = ("changed", "volume", "volumes", "plan", "diff")
 
     def converge(self, **options: t.Any) -> Run:
-        """Check, run, and run again: the second run must do nothing."""
-        run = self.apply(**options)
-        again = self(**options)
-        assert not again.result.get("failed"), again.result["msg"]
-        assert (again.changed, again.writes, again.result["diff"]) == (False, [], [])
-        assert again.result["volumes"] == run.result["volumes"]
-        return run
-
-    def refused(self, code: str, **options: t.Any) -> Run:
-        """Check and run: both must be refused with nothing but GET sent."""
-        check = self.check(**options)
-        before = self.cluster.call(state_of)
-        run = self(**options)
-        for each in (check, run):
-            assert (each.code, each.writes) == (code, []), each.result
-            assert not each.result.get("changed")
-        assert self.cluster.call(state_of) == before
-        assert check.result["failure"] == run.result["failure"]
+        run = super().converge(**options)
+        assert self(**options).result["volumes"] == run.result["volumes"]
         return run
 
     def files(self, node: str, storage: str = "local") -> list[str]:
