@@ -38,9 +38,9 @@ SLOW = pytest.mark.parametrize("cluster", [{"time_scale": 0.02}], indirect=True)
 SENT = pytest.mark.parametrize("sent", [False, True], ids=["before", "during"])
 
 
-def steps(last: int) -> t.Any:
-    """The writes of a roll-out of images, which takes long: the continuous integration has only some of them."""
-    return [pytest.param(at, marks=() if at % 7 == 1 else pytest.mark.slow) for at in range(1, last + 1)]
+def steps(last: int, every: int) -> t.Any:
+    """The writes of a roll-out. Each takes seconds: the continuous integration has the first and every so many."""
+    return [pytest.param(at, marks=() if at % every == 1 else pytest.mark.slow) for at in range(1, last + 1)]
 
 
 class Killed(BaseException):
@@ -146,7 +146,7 @@ def test_replicas_without_a_rollback(web: Fleet, at: int, sent: bool) -> None:
 @SLOW
 @SENT
 @pytest.mark.parametrize("memory", [512, BAD])
-@pytest.mark.parametrize("at", range(1, 7))
+@pytest.mark.parametrize("at", steps(6, every=3))
 def test_a_rollback(web: Fleet, at: int, sent: bool, memory: int) -> None:
     """The first six writes are the change of a bad replica, and its way back."""
     changes: dict[str, t.Any] = {"memory": memory, "features": {"nesting": True}}
@@ -165,7 +165,7 @@ def test_a_rollback(web: Fleet, at: int, sent: bool, memory: int) -> None:
 
 @SLOW
 @SENT
-@pytest.mark.parametrize("at", range(1, 10))
+@pytest.mark.parametrize("at", steps(9, every=3))
 def test_further_replicas(cluster: Simulator, services: Services, at: int, sent: bool) -> None:
     web = Fleet(cluster, services, replicas=2)
     web().succeeded()
@@ -181,7 +181,7 @@ def test_further_replicas(cluster: Simulator, services: Services, at: int, sent:
 
 @SLOW
 @SENT
-@pytest.mark.parametrize("at", range(1, 11))
+@pytest.mark.parametrize("at", steps(10, every=3))
 def test_a_pod(pods: Fleet, at: int, sent: bool) -> None:
     """The first ten writes are the change of two containers, of which one is bad, and their way back."""
     with killed(at, sent):
@@ -198,7 +198,7 @@ def test_a_pod(pods: Fleet, at: int, sent: bool) -> None:
 
 @SLOW
 @SENT
-@pytest.mark.parametrize("at", steps(15))
+@pytest.mark.parametrize("at", steps(15, every=7))
 def test_another_image(app: Fleet, at: int, sent: bool) -> None:
     with killed(at, sent):
         app(image=image("2"))
@@ -209,7 +209,7 @@ def test_another_image(app: Fleet, at: int, sent: bool) -> None:
 
 
 @SLOW
-@pytest.mark.parametrize("at", steps(29))
+@pytest.mark.parametrize("at", steps(29, every=7))
 def test_a_bad_image(app: Fleet, at: int) -> None:
     with killed(at, sent=True):
         app(image=image("2"), memory=BAD)
