@@ -25,6 +25,8 @@ MODULES = sorted(
     # Those of images have a registry in tests/oci.
     if path.stem not in ("__init__", "oci_image", "oci_bundle", *RUNTIME["action_groups"]["api"])
 )
+# What the continuous integration has of them.
+OFTEN = ("lxc_raw_config", "subid_range", "zfs_checkpoint")
 # Examples that do what they say every time.
 NOT_IDEMPOTENT = {
     "One more, and a week of days kept",
@@ -35,12 +37,16 @@ NOT_IDEMPOTENT = {
 # What somebody does before an example.
 BEFORE = {
     "Without a subscription": "touch /usr/share/keyrings/proxmox-archive-keyring.gpg",
-    "Overwrite a replica to which somebody has written": "zfs snapshot backup/replica/rpool/data/subvol-101-disk-0@own",
+    "Overwrite a replica to which somebody has written": (
+        "zfs snapshot backup/replica/rpool/data/subvol-101-disk-0@test"
+    ),
 }
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("module", MODULES)
+@pytest.mark.parametrize(
+    "module", [pytest.param(module, marks=() if module in OFTEN else pytest.mark.slow) for module in MODULES]
+)
 def test_the_examples_of_a_module(machine: Machine, module: str, tmp_path: Path) -> None:
     """Each in check mode, for real, and again."""
     text = importlib.import_module(f"ansible_collections.lxcri.proxmox.plugins.modules.{module}").EXAMPLES
