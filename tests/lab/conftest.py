@@ -5,6 +5,20 @@
 
 from __future__ import annotations
 
+import typing as t
+
+import pytest
+from ansible_collections.lxcri.proxmox.tests.lab.machine import Machine
 from ansible_collections.lxcri.proxmox.tests.lab.plugin import machine, session_machine
 
 __all__ = ["machine", "session_machine"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> t.Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Tell what the machine did when a test failed in it."""
+    report = yield
+    used = getattr(item, "funcargs", {}).get("machine")
+    if report.failed and isinstance(used, Machine):
+        report.sections.append(("the machine", used.state()))
+    return report

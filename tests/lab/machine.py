@@ -42,6 +42,16 @@ ENVIRONMENT = {
     "USER": "root",
 }
 
+# A process that is waited for in vain is seen by where it waits.
+STATE = """
+ps -e --forest -o pid,stat,etimes,wchan:20,args | grep -v '\\]$'
+for task in /proc/[0-9]*; do
+    grep -q '^State:.*D (disk' $task/status 2>/dev/null || continue
+    echo "$task $(cat $task/comm)" && cat $task/stack
+done
+dmesg | tail -n 20
+"""
+
 
 class CommandError(AssertionError):
     """A command in the machine has failed."""
@@ -235,6 +245,15 @@ class Machine:
         if check and result.rc:
             raise CommandError(f"{command} has failed with {result.rc}: {result.stdout}{result.stderr}")
         return result
+
+    def state(self) -> str:
+        """What its processes do, and what its kernel has said last: for a test that has failed."""
+        try:
+            self.agent.sync(10)
+            return self.run(STATE, timeout=20).stdout
+        except (LabError, OSError, CommandError) as error:
+            console = (self.directory / "console.log").read_text(encoding="utf-8", errors="replace")
+            return f"cannot be told: {error}\n{console[-4000:]}"
 
     def read(self, path: str) -> str:
         """A file's content."""
