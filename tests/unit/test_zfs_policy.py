@@ -14,7 +14,13 @@ import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import schedule
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import Outcome, stamp
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.host import Container, Host, Volume, Zfs
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.host import (
+    Container,
+    Host,
+    LxcHost,
+    Volume,
+    Zfs,
+)
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.policy import Job, Policy, parse
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.store import Store
 
@@ -181,7 +187,7 @@ def test_due(every: int, age: int | None, expected: bool) -> None:
 # ------------------------------------------------------------------------------------------------ failures of some
 
 
-class Machine(Host):
+class Machine(LxcHost):
     """Containers, each with one volume on ZFS; some are missing."""
 
     def __init__(self, *ids: str) -> None:

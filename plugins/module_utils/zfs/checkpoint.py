@@ -15,11 +15,12 @@ import uuid
 from dataclasses import dataclass, field, replace
 
 from ..api.errors import Failure
+from ..node.commands import Run
 from ..retention import Entry, future_dated, retain
 from . import memory as process_memory
 from .failures import zfs_failure
 from .freeze import LIMIT, Frozen, thaw_leftovers
-from .host import Container, Host
+from .host import Container, Host, Zfs
 from .model import (
     COMPLETE,
     ID,
@@ -379,7 +380,7 @@ def _take(
             require_unlocked(container)
             require_volumes(host, container, datasets)
         thaw_leftovers([container.id for container in due], host.run)
-        destroy(host, store, [c for container in due for c in unfinished(sets[container.id])], datasets)
+        destroy(host.zfs, store, [c for container in due for c in unfinished(sets[container.id])], datasets)
         reached("present:cleaned")
         on_zfs = [container for container in due if outcomes[container.id].method == "zfs"]
         if on_zfs:
@@ -565,7 +566,7 @@ def _take_by_proxmox(host: Host, store: Store, container: Container, name: str, 
 # ------------------------------------------------------------------------------------------------------- removing
 
 
-def destroy(host: Host, store: Store, doomed: t.Sequence[Checkpoint], datasets: t.Mapping[str, Dataset]) -> None:
+def destroy(zfs: Zfs, store: Store, doomed: t.Sequence[Checkpoint], datasets: t.Mapping[str, Dataset]) -> None:
     """Remove checkpoints: their snapshots, their files, and datasets that were set aside for them alone.
 
     Raises:
@@ -577,28 +578,28 @@ def destroy(host: Host, store: Store, doomed: t.Sequence[Checkpoint], datasets: 
         for snapshot in checkpoint.snapshots:
             for clone in sorted(spent & set(snapshot.clones)):
                 # Without -r: it goes only if there is really nothing in it.
-                host.zfs.do("destroy", clone, message=f"{clone}, which was set aside, stays")
+                zfs.do("destroy", clone, message=f"{clone}, which was set aside, stays")
             if checkpoint.safety and snapshot.holds:
                 # The only hold that is the collection's own to release; any other makes the removal fail.
-                host.run(["zfs", "release", SAFETY_TAG, snapshot.name], timeout=60)
+                zfs.run(["zfs", "release", SAFETY_TAG, snapshot.name], timeout=60)
             by_dataset.setdefault(snapshot.dataset, []).append(snapshot.short)
     for dataset, names in sorted(by_dataset.items()):
         for batch in _batches(names):
-            host.zfs.do("destroy", f"{dataset}@{','.join(batch)}", message=f"The checkpoints of {dataset} stay")
+            zfs.do("destroy", f"{dataset}@{','.join(batch)}", message=f"The checkpoints of {dataset} stay")
             reached("absent:destroyed")
         aside = datasets.get(dataset)
         if aside and aside.aside and not {snapshot.short for snapshot in aside.snapshots} - set(names):
-            host.zfs.do("destroy", dataset, message=f"{dataset}, which was set aside, stays")
+            zfs.do("destroy", dataset, message=f"{dataset}, which was set aside, stays")
     for checkpoint in doomed:
         if checkpoint.method == "snapshot":
-            _proxmox(host, ["pct", "delsnapshot", checkpoint.container, checkpoint.name])
+            _must(zfs.run, ["pct", "delsnapshot", checkpoint.container, checkpoint.name])
         elif checkpoint.method == "vzdump" and checkpoint.archive:
-            _proxmox(host, ["rm", "-f", "--", checkpoint.archive])
+            _must(zfs.run, ["rm", "-f", "--", checkpoint.archive])
         store.remove(checkpoint.container, checkpoint.name)
 
 
-def _proxmox(host: Host, argv: t.Sequence[str]) -> None:
-    done = host.run(argv, timeout=None)
+def _must(run: Run, argv: t.Sequence[str]) -> None:
+    done = run(argv, timeout=None)
     if done.rc:
         raise Failure("task_failed", f"{' '.join(argv[:2])} failed: {(done.stderr or done.stdout).strip()[-500:]}")
 
@@ -668,7 +669,7 @@ def remove(
         next(o for o in outcomes if o.container == checkpoint.container).add(name, checkpoint.method, None)
     if doomed and not check_mode:
         with host.locked(sorted({checkpoint.container for checkpoint in doomed}), lock_timeout):
-            destroy(host, store, doomed, datasets)
+            destroy(host.zfs, store, doomed, datasets)
     return outcomes
 
 
@@ -704,7 +705,7 @@ def prune(
         doomed += going
     if doomed and not check_mode:
         with host.locked(sorted({checkpoint.container for checkpoint in doomed}), lock_timeout):
-            destroy(host, store, doomed, datasets)
+            destroy(host.zfs, store, doomed, datasets)
     return outcomes
 
 

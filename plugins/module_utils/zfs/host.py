@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import glob
 import os
@@ -166,7 +167,7 @@ def with_lock(config: str, word: str | None) -> str:
 # ------------------------------------------------------------------------------------------------------ hosts
 
 
-class Host:
+class Host(abc.ABC):
     """What both kinds of machine have in common."""
 
     proxmox = False
@@ -176,26 +177,29 @@ class Host:
         self.zfs = zfs
         self.run = run
 
+    @abc.abstractmethod
     def ids(self) -> list[str]:
         """All containers."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def container(self, container_id: str) -> Container:
         """A container as it is."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def mark_locked(self, container_id: str, word: str | None) -> None:
-        """Lock the container's configuration, or unlock it. Plain LXC has nothing like that."""
+        """Lock the container's configuration, or unlock it."""
 
+    @abc.abstractmethod
     def write_config(self, container_id: str, text: str) -> None:
         """Replace the container's configuration."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def write_firewall(self, container_id: str, text: str) -> None:
-        """Replace the container's firewall rules. Plain LXC has none."""
+        """Replace the container's firewall rules."""
 
+    @abc.abstractmethod
     def _power(self, container_id: str, start: bool) -> t.Sequence[str]:
-        raise NotImplementedError
+        """The command that starts a container, or stops it."""
 
     def start(self, container_id: str) -> None:
         """Start a container.
@@ -349,10 +353,16 @@ class LxcHost(Host):
             config=read_text(f"/var/lib/lxc/{container_id}/config") or "",
         )
 
+    def mark_locked(self, container_id: str, word: str | None) -> None:
+        """Nothing: LXC knows no such lock."""
+
     def write_config(self, container_id: str, text: str) -> None:
         """Replace the configuration of LXC."""
         os.makedirs(f"/var/lib/lxc/{container_id}", exist_ok=True)
         replace_config(f"/var/lib/lxc/{container_id}/config", text)
+
+    def write_firewall(self, container_id: str, text: str) -> None:
+        """Nothing: LXC has no firewall."""
 
     def _power(self, container_id: str, start: bool) -> t.Sequence[str]:
         return ["lxc-start", "-d", "-n", container_id] if start else ["lxc-stop", "-k", "-n", container_id]

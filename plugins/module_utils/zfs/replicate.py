@@ -993,7 +993,7 @@ class Replication:
         entry["removed"] = [checkpoint.name for checkpoint in going]
         entry["plan"] += [{"key": f"{self.target.prefix} {c.name}", "before": c.name, "after": None} for c in going]
         if going and not self.check_mode:
-            destroy(Host(self.zfs_there, self.zfs_there.run), self.files, going, replicas)
+            destroy(self.zfs_there, self.files, going, replicas)
             self.files.flush()
 
     def _without_own_holds(self, checkpoint: Checkpoint, everyone: bool = False) -> Checkpoint:

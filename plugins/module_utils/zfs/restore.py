@@ -644,7 +644,7 @@ def _undo(host: Host, store: Store, container_id: str) -> None:
         container = host.container(container_id)
         datasets, sets = known(host, [container], store)
         made = [c for c in sets[container_id] if c.name == entry["safety"] and c.safety]
-        destroy(host, store, made, datasets)
+        destroy(host.zfs, store, made, datasets)
     for parent in {put.aside.rsplit("/", 1)[0] for put in puts}:
         # Without -r: only an empty one goes.
         host.run(["zfs", "destroy", parent], timeout=60)
