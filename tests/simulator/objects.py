@@ -313,6 +313,17 @@ class Objects(FakePve):
             answer.append(shown)
         return answer
 
+    def _check(self, user: str, check: list[t.Any], values: Values, declared: t.Any = None) -> tuple[bool, str]:
+        """The test userid-group, which fakepve knows by half (exec_api2_perm_check of PVE/RPCEnvironment.pm)."""
+        if check[0] != "userid-group" or self._may(user, "/access/groups", *check[1]):
+            return t.cast("tuple[bool, str]", super()._check(user, check, values, declared))
+        options = dict(zip(check[2::2], check[3::2], strict=True))
+        held = {name for name in self.groups if self._may(user, f"/access/groups/{name}", *check[1])}
+        wanted = split_list(values.get("groups"))
+        if "groups_param" in options and (not wanted or set(wanted) - held):
+            return False, f"/access/groups, {'|'.join(check[1])}"
+        return options.get("groups_param") == "create" or bool(held & set(self._groups_of(str(values["userid"])))), ""
+
     def _join_groups(self, userid: str, names: str | None) -> None:
         for name in split_list(names):
             if name not in self.groups:
@@ -378,7 +389,7 @@ class Objects(FakePve):
 
     def _own_or(self, user: str, userid: str) -> None:
         """The test userid-param with self of PVE/RPCEnvironment.pm: a token is not its user."""
-        if user != userid and not self._may(user, "/access/groups", "User.Modify"):
+        if user != userid and not self._check(user, ["userid-group", ["User.Modify"]], {"userid": userid})[0]:
             raise PveError(403, "Permission check failed")
 
     async def _token_create(self, v: Values, user: str) -> Values:

@@ -824,6 +824,26 @@ def test_least_privileges_suffice(
     assert pve.converge(kind, absent, **options, state="absent").changed
 
 
+def test_who_may_change_the_users_of_some_groups(pve: Pve) -> None:
+    """All groups that are given have to be among them, and a user that is there has to be in one."""
+    for name in ("web", "db", "ops"):
+        assert pve("group", {"groupid": name}).changed
+    realm = {"/access/realm/pve": ["Realm.AllocateUser"]}
+    pve.as_token({**realm, "/access/groups/web": ["User.Modify"], "/access/groups/db": ["User.Modify"]})
+    user = {"userid": "x1@pve", "groups": ["web", "db"]}
+    assert pve.converge("user", user).changed
+    assert pve.converge("user", {**user, "comment": "One of ours"}).changed
+    token = {"userid": "x1@pve", "tokenid": "t1"}
+    assert pve.converge("token", token).changed
+    assert pve.converge("token", token, state="absent").changed
+    for refused in ({"userid": "x2@pve"}, {"userid": "x2@pve", "groups": ["web", "ops"]}, {**user, "groups": ["ops"]}):
+        run = pve.refused("permission_denied", "user", refused)
+        assert "User.Modify" in {entry["privilege"] for entry in run.details["missing"]}
+    assert pve.converge("user", {**user, "comment": "One of ours", "groups": ["db"]}).changed
+    # Without a group, nobody of them could tell whether it is gone or not to be seen.
+    assert pve.converge("user", {"userid": "x1@pve", "groups": ["db"]}, state="absent").changed
+
+
 def test_a_user_makes_tokens_of_its_own(pve: Pve) -> None:
     pve.as_token({"/vms": ["VM.Audit"]})
     for name in ("api_token_id", "api_token_secret"):

@@ -20,12 +20,14 @@ class Grant:
     """A privilege that requests need.
 
     paths: any one will do; ``{name}`` stands for a part of the identity, of the scope, or for a field, and for each
-        item of one that is a list. A path with a name that is not known is left out.
+        item of one that is a list; ``{found.name}`` for a field as Proxmox has it. A path with a name that is not known
+        is left out.
     privileges: any one will do.
     actions: for which of ``create``, ``update`` and ``delete``.
     but_own: whether a user needs it for others only.
     types: for objects of which types; empty for all.
     otherwise: what names in the paths stand for when the object does not say it.
+    each: whether one for each item of a list is needed, and not for any of them.
     """
 
     paths: tuple[str, ...]
@@ -34,6 +36,7 @@ class Grant:
     but_own: bool = False
     types: tuple[str, ...] = ()
     otherwise: tuple[tuple[str, str], ...] = ()
+    each: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import typing as t
 from dataclasses import dataclass, field
 
@@ -618,7 +619,9 @@ class _Planner:
         values: t.Mapping[str, t.Any],
         found: Actual | None,
     ) -> list[Need]:
-        known: dict[str, t.Any] = {**(found.values if found else {}), **declared.place.keys, **declared.names, **values}
+        there = found.values if found else {}
+        known: dict[str, t.Any] = {**there, **declared.place.keys, **declared.names, **values}
+        known.update({f"found.{name}": value for name, value in there.items()})
         maps = {name: value for name, value in known.items() if isinstance(value, dict)}
         known.update({f"{name}.{sub}": item for name, value in maps.items() for sub, item in value.items()})
         if "userid" in known:
@@ -630,10 +633,9 @@ class _Planner:
         why = f"{self.kind.name} {label_of(declared.place, declared.identity)}"
         needs = []
         for grant in grants:
-            paths = [path for template in grant.paths for path in _expand(template, {**dict(grant.otherwise), **known})]
             of_type = not grant.types or known.get("type") in (None, *grant.types)
-            if action in grant.actions and paths and of_type:
-                needs.append(Need(tuple(paths), grant.privileges, why))
+            if action in grant.actions and of_type:
+                needs += [Need(paths, grant.privileges, why) for paths in _choices(grant, known)]
         return needs
 
 
@@ -714,6 +716,15 @@ def entries_of(declared: Declared) -> list[Entry]:
         for holder in declared.values.get(f"{kind}s", ())
         for role in declared.values.get("roles", ())
     ]
+
+
+def _choices(grant: Grant, known: t.Mapping[str, t.Any]) -> list[tuple[str, ...]]:
+    """Paths of which each time any one will do."""
+    expanded = [_expand(template, {**dict(grant.otherwise), **known}) for template in grant.paths]
+    if grant.each:
+        return list(itertools.product(*filter(None, expanded)))
+    paths = tuple(itertools.chain.from_iterable(expanded))
+    return [paths] if paths else []
 
 
 def _expand(template: str, known: t.Mapping[str, t.Any]) -> list[str]:

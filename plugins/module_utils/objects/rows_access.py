@@ -5,13 +5,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.fields import Field
 from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.kinds import (
-    ALWAYS,
     CREATE,
     DELETE,
+    UPDATE,
     Grant,
     Kind,
     Scope,
@@ -21,7 +19,9 @@ BOOL = Field("bool", default=False)
 LINE = Field(format="line")
 SECONDS = Field("int", minimum=0, default=0, unset="default")
 
+# The test userid-group (exec_api2_perm_check of PVE/RPCEnvironment.pm).
 _USERS = Grant(("/access/groups", "/access/groups/{groups}"), ("User.Modify", "Sys.Audit"))
+_SOME_GROUP = ("/access/groups", "/access/groups/*")
 
 USER = Kind(
     name="user",
@@ -45,11 +45,14 @@ USER = Kind(
             sees=_USERS,
             grants=(
                 Grant(("/access/realm/{realm}",), ("Realm.AllocateUser",), (CREATE, DELETE)),
-                Grant(("/access/groups", "/access/groups/{groups}"), ("User.Modify",)),
+                Grant(("/access/groups", "/access/groups/{groups}"), ("User.Modify",), (CREATE, UPDATE), each=True),
+                Grant(("/access/groups", "/access/groups/{found.groups}"), ("User.Modify",), (UPDATE, DELETE)),
             ),
         ),
     ),
     query={"full": 1},
+    # Without them, who may change users of a group only may change nothing.
+    repeated=("groups",),
     left_out={"append": "the groups of a user are whole"},
     comment="comment",
     reserved="root@pam",
@@ -116,8 +119,9 @@ TOKEN = Kind(
     scopes=(
         Scope(
             "access/users",
-            sees=replace(_USERS, but_own=True),
-            grants=(Grant(_USERS.paths, ("User.Modify",), ALWAYS, but_own=True),),
+            # The groups of its user are not among what a token is declared with.
+            sees=Grant(_SOME_GROUP, _USERS.privileges, but_own=True),
+            grants=(Grant(_SOME_GROUP, ("User.Modify",), but_own=True),),
         ),
     ),
     query={"full": 1},
