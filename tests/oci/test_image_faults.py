@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import fcntl
 import gzip
@@ -431,7 +432,7 @@ def seen_in_proc(secret: str) -> list[str]:
             command, environment = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
         except OSError:
             continue
-        for part in (b"very:secret", USER.encode() + b":"):
+        for part in (secret.encode(), base64.b64encode(f"{USER}:{secret}".encode())):
             assert part not in command
             assert part not in environment
         commands.append(command.decode(errors="replace"))
