@@ -23,7 +23,8 @@ MEMORY = 2048
 PATIENCE = 240
 # name, size; the first one is the root.
 DISKS = {"root": "", "rpool": "8G", "tank": "8G", "backup": "8G", "spare": "256M"}
-APPEND = "root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off nokaslr quiet"
+# tsc: it would jump whenever the machine is reset, by all the time since it was saved.
+APPEND = "root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off nokaslr tsc=unstable quiet"
 ACCELERATORS = {
     # One processor: with two, version 7.2 translates code that the other one is just changing, and Linux, which changes
     # its own, hangs or panics ("Oops: int3"). With la57 each fault costs more; with cx16 (compare and exchange of 16

@@ -65,8 +65,8 @@ def converge(machine: Machine, runtime: str, **options: t.Any) -> dict[str, t.An
 
 
 def counted(machine: Machine) -> int:
-    """How far it has counted."""
-    return int(machine.read(f"{BUNDLE}/rootfs/seq").strip() or 0)
+    """How far it has counted; at first there is no file, and at times there is nothing in it."""
+    return int(machine.run(f"cat {BUNDLE}/rootfs/seq", check=False).stdout.strip() or 0)
 
 
 def counts_on(machine: Machine, seconds: float = 10) -> bool:
