@@ -99,3 +99,5 @@ def test_a_connection_that_is_cut_or_refused(node: Node, tmp_path: Path) -> None
     assert (failure.code, "Host key verification failed" in failure.message) == ("unreachable", True)
     node.stop()
     assert failure_of(copy).code == "unreachable"
+    # Those that wait for somebody to write end now.
+    os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))

@@ -265,7 +265,7 @@ def test_a_ticket_that_cannot_be_refreshed_is_made_anew(wire: Install) -> None:
     end = wire(ok("first"), Login(refused("authentication failure", 401)), ok("second"))
     client, _pauses = client_of(ROOT)
     assert client.get("version") == "first"
-    client._api._store["session"].auth.birth_time -= 4000
+    client._connection.session.auth.birth_time -= 4000
     assert client.get("version") == "second"
     assert end.logins == 3
 

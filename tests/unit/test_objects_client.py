@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import typing as t
 
-import proxmoxer.core
 import pytest
-from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Client, Credentials, Repeated
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import (
+    Client,
+    Connection,
+    Credentials,
+    Repeated,
+)
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.cluster import Objects
 from proxmoxer.backends.https import JsonSerializer
@@ -36,9 +40,7 @@ class Session:
 def client(backend: str = "https") -> tuple[Client, Session]:
 
     made, session = Client(Credentials(backend=backend)), Session()
-    resource = proxmoxer.core.ProxmoxResource(base_url="https://a/api2/json", session=session)
-    resource._store["serializer"] = JsonSerializer()
-    made._api = resource
+    made._connection = Connection("https://a/api2/json", session, JsonSerializer())
     return made, session
 
 

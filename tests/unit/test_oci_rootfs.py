@@ -123,9 +123,10 @@ def test_mounts() -> None:
 def test_a_form_is_read_in_pieces(tmp_path: Path) -> None:
     data = b"x" * (5 << 19)
     (tmp_path / "file").write_bytes(data)
-    with Form(str(tmp_path / "file"), "a.tar", {"content": "vztmpl"}) as form:
-        pieces = list(form)
-    with Form(str(tmp_path / "file"), "a.tar", {"content": "vztmpl"}) as form:
+    with (tmp_path / "file").open("rb") as file:
+        pieces = list(Form(file, "a.tar", {"content": "vztmpl"}))
+    with (tmp_path / "file").open("rb") as file:
+        form = Form(file, "a.tar", {"content": "vztmpl"})
         together = io.BytesIO()
         while piece := form.read(16384):
             assert len(piece) <= 16384

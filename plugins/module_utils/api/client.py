@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import json
 import os
 import random
 import subprocess
-import sys
 import threading
 import time
+import types
 import typing as t
 from dataclasses import dataclass
 
@@ -21,7 +22,7 @@ try:
     import requests
     import requests.adapters
     import urllib3
-    from proxmoxer.core import ResourceException
+    from proxmoxer.core import ProxmoxResource, ResourceException
 
     HAS_LIBRARIES = True
     LIBRARY_ERROR = ""
@@ -77,6 +78,35 @@ class Credentials:
         return f"{self.user}!{self.token_id}" if self.token_id else self.user
 
 
+class Form(t.Protocol):
+    """A body that is read while it is sent."""
+
+    content_type: str
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> t.Iterator[bytes]: ...
+
+
+@dataclass(frozen=True)
+class Connection:
+    """One of proxmoxer's backends, by its public parts: ``ProxmoxAPI`` keeps them to itself."""
+
+    base_url: str
+    session: t.Any
+    serializer: t.Any
+
+    @classmethod
+    def of(cls, backend: t.Any) -> Connection:
+        """The connection that a backend makes."""
+        return cls(backend.get_base_url(), backend.get_session(), backend.get_serializer())
+
+    def resource(self, path: str, whole: bool = False) -> t.Any:
+        """What proxmoxer sends requests to. whole: whether the answer is all of it, and not its ``data``."""
+        reader = _Whole(self.serializer) if whole else self.serializer
+        return ProxmoxResource(base_url=self.base_url, session=self.session, serializer=reader)(path.strip("/"))
+
+
 class Client:
     """Requests to the API. Safe to use from several threads.
 
@@ -101,7 +131,7 @@ class Client:
         self.connections = connections
         self._sleep = sleep
         self._login_lock = threading.Lock()
-        self._api: t.Any = None
+        self._connection: Connection | None = None
 
     # ------------------------------------------------------------------------------------------------ requests
 
@@ -126,6 +156,35 @@ class Client:
         """A write, see post(). Parameters go into the query: Proxmox answers a body with 501."""
         return self._call("DELETE", path, params or {})
 
+    def post_form(self, path: str, form: Form, timeout: float) -> t.Any:
+        """Send a form once, over https; the answer is a UPID. timeout: seconds in which Proxmox has to answer it.
+
+        proxmoxer's own upload reads the whole file into memory unless another library is there.
+        """
+        connection = self._connected()
+        auth = connection.session.auth
+        try:
+            answer = requests.Session.request(
+                connection.session,
+                "POST",
+                f"{connection.base_url}/{path.strip('/')}",
+                data=form,
+                headers={"Content-Type": form.content_type},
+                cookies=auth.get_cookies(),
+                verify=auth.verify_ssl,
+                timeout=(self.credentials.timeout, timeout),
+            )
+        except requests.exceptions.RequestException as error:
+            raise Failure(
+                "unreachable",
+                f"The upload to {self.credentials.host} was cut off: {error}.",
+                "Check the network, and the free space in /var/tmp and on the storage of the node.",
+            ) from None
+        if answer.status_code == 200:
+            return connection.serializer.loads(answer)
+        errors = connection.serializer.loads_errors(answer)
+        return _answer_or_failure(ResourceException(answer.status_code, answer.reason, answer.reason, errors))
+
     def request(self, method: str, path: str, params: Params | None = None) -> t.Any:
         """One of the above by the name of its method."""
         return self._call(method, path, params or {})
@@ -142,16 +201,16 @@ class Client:
         tries = 0
         while True:
             tries += 1
-            session = self._session()
+            connection = self._connected()
             try:
-                return self._send(session, method, path, form, whole)
+                return self._send(connection, method, path, form, whole)
             except Failure as failure:
                 expired = failure.code == "authentication_failed" and self.credentials.token_id is None
                 if expired and not renewed and self.credentials.backend == "https":
                     # Refused before anything was executed: safe for writes as well.
                     renewed = True
                     tries = 0
-                    self._renew(session)
+                    self._renew(connection)
                     continue
                 # A pvesh that cannot be run on this node will not be there the next time either.
                 hopeless = self.credentials.backend == "local" and failure.code == "unreachable"
@@ -160,11 +219,11 @@ class Client:
                     raise
             self._sleep(_pause(tries))
 
-    def _send(self, api: t.Any, method: str, path: str, form: dict[str, t.Any], whole: bool = False) -> t.Any:
-        resource = api(path.strip("/"))
-        if whole and self.credentials.backend == "https":
-            store = resource._store  # noqa: SLF001 - proxmoxer offers no other way to what is beside "data"
-            store["serializer"] = _Whole(store["serializer"])
+    def _send(
+        self, connection: Connection, method: str, path: str, form: dict[str, t.Any], whole: bool = False
+    ) -> t.Any:
+        # pvesh tells nothing beside the data.
+        resource = connection.resource(path, whole and self.credentials.backend == "https")
         call = getattr(resource, method.lower())
         try:
             answer = call(**form)
@@ -191,55 +250,42 @@ class Client:
 
     # ------------------------------------------------------------------------------------------------- session
 
-    def _session(self) -> t.Any:
+    def _connected(self) -> Connection:
         with self._login_lock:
-            if self._api is None:
-                self._api = self._connect()
-            return self._api
+            if self._connection is None:
+                self._connection = self._connect()
+            return self._connection
 
-    def _renew(self, stale: t.Any) -> None:
+    def _renew(self, stale: Connection) -> None:
         with self._login_lock:
-            if self._api is stale:
-                self._api = None
+            if self._connection is stale:
+                self._connection = None
 
-    def _connect(self) -> t.Any:
+    def _connect(self) -> Connection:
         it = self.credentials
         if it.backend == "local":
-            return proxmoxer.ProxmoxAPI(backend="local", timeout=it.command_timeout)
+            return Connection.of(_backend("local").Backend(timeout=it.command_timeout))
         if it.backend == "openssh":
             return self._connect_openssh()
         return self._connect_https()
 
-    def _connect_openssh(self) -> t.Any:
+    def _connect_openssh(self) -> Connection:
         it = self.credentials
         try:
-            user = it.user.partition("@")[0]
-            api = proxmoxer.ProxmoxAPI(it.host, backend="openssh", user=user, timeout=int(it.command_timeout))
+            openssh = _backend("openssh")
         except SystemExit:
             raise Failure(
                 "library_missing",
                 "The Python library openssh-wrapper is needed for api_backend=openssh.",
                 "Install it where the module runs: pip install openssh-wrapper. It needs Python 3.12 or older.",
             ) from None
-        session = api._store["session"]  # noqa: SLF001 - proxmoxer offers no other way to what runs the commands
-        run, ssh_error = session._exec, sys.modules["openssh_wrapper"].SSHError  # noqa: SLF001
+        made = openssh.Backend(it.host, user=it.user.partition("@")[0], timeout=int(it.command_timeout))
+        connection = Connection.of(made)
+        errors = openssh.openssh_wrapper.SSHError
+        connection.session.ssh_client = _Text(connection.session.ssh_client, str(it.host), errors)
+        return connection
 
-        def run_as_text(command: list[str]) -> tuple[str, str, int]:
-            """What proxmoxer expects: openssh-wrapper gives bytes, and errors of its own."""
-            try:
-                out, err, status = run(command)
-            except ssh_error as error:
-                raise Failure(
-                    "unreachable",
-                    f"{it.host} could not be reached over SSH: {_text(error.args[0])}.",
-                    "Check 'api_host', the key, and the known hosts of the user who runs this.",
-                ) from error
-            return _text(out), _text(err), status
-
-        session._exec = run_as_text  # noqa: SLF001
-        return api
-
-    def _connect_https(self) -> t.Any:
+    def _connect_https(self) -> Connection:
         it = self.credentials
         options: dict[str, t.Any] = {
             "port": it.port,
@@ -256,7 +302,7 @@ class Client:
             urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
         for attempt in range(1, READ_TRIES + 1):
             try:
-                api = proxmoxer.ProxmoxAPI(it.host, backend="https", **options)
+                connection = Connection.of(_backend("https").Backend(it.host, **options))
                 break
             except proxmoxer.AuthenticationError as error:
                 # Only what is not about the user is tried again: refused logins may lock the account.
@@ -270,12 +316,41 @@ class Client:
                 raise _connection_failure(error, it) from error
             self._sleep(_pause(attempt))
         adapter = requests.adapters.HTTPAdapter(pool_connections=1, pool_maxsize=self.connections, pool_block=True)
-        session = api._store["session"]  # noqa: SLF001 - proxmoxer offers no way to size the pool
+        session = connection.session
         session.mount("https://", adapter)
         # requests would look for proxies in the environment at every request, which costs more than the request itself.
-        session.proxies.update(requests.utils.get_environ_proxies(api._store["base_url"]))  # noqa: SLF001
+        session.proxies.update(requests.utils.get_environ_proxies(connection.base_url))
         session.trust_env = False
-        return api
+        return connection
+
+
+def _backend(name: str) -> t.Any:
+    """A module of proxmoxer; that for openssh ends the process when its library is missing."""
+    return importlib.import_module(f"proxmoxer.backends.{name}")
+
+
+class _Text:
+    """A connection of openssh-wrapper as proxmoxer expects it, which is with text, and with failures of ours.
+
+    errors: what openssh-wrapper raises.
+    """
+
+    def __init__(self, connection: t.Any, host: str, errors: type[Exception]) -> None:
+        self._connection = connection
+        self._host = host
+        self._errors = errors
+
+    def run(self, command: str, **options: t.Any) -> types.SimpleNamespace:
+        """Run a command on the other side."""
+        try:
+            done = self._connection.run(command, **options)
+        except self._errors as error:
+            raise Failure(
+                "unreachable",
+                f"{self._host} could not be reached over SSH: {_text(error.args[0])}.",
+                "Check 'api_host', the key, and the known hosts of the user who runs this.",
+            ) from error
+        return types.SimpleNamespace(stdout=_text(done.stdout), stderr=_text(done.stderr), returncode=done.returncode)
 
 
 def _text(output: t.Any) -> str:

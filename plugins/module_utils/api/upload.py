@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import os
@@ -17,10 +16,6 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Fa
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.options import api_options, credentials
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import Log, TaskWatcher, is_upid
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Run, run_here
-
-# The client says what to do when it is not there.
-with contextlib.suppress(ImportError):
-    import requests
 
 _CHUNK = 1 << 20
 
@@ -124,33 +119,8 @@ class Storage:
         return self.volume_id(name)
 
     def _post(self, path: str, name: str, fields: dict[str, str]) -> t.Any:
-        # proxmoxer's own upload reads the whole file into memory unless another library is there.
-        api = self._client._session()  # noqa: SLF001
-        store = api._store  # noqa: SLF001
-        session, auth = store["session"], store["session"].auth
-        with Form(path, name, fields) as form:
-            try:
-                answer = requests.Session.request(
-                    session,
-                    "POST",
-                    f"{store['base_url']}{self._path}/upload",
-                    data=form,
-                    headers={"Content-Type": form.content_type},
-                    cookies=auth.get_cookies(),
-                    verify=auth.verify_ssl,
-                    timeout=(self._client.credentials.timeout, self._timeout),
-                )
-            except requests.exceptions.RequestException as error:
-                raise Failure(
-                    "unreachable",
-                    f"The upload to {self._client.credentials.host} was cut off: {error}.",
-                    "Check the network, and the free space in /var/tmp and on the storage of the node.",
-                ) from None
-        if answer.status_code != 200:
-            text = _reason(answer)
-            code, hint, facts = classify(answer.status_code, text)
-            raise Failure(code, f"Proxmox answered: {text}", hint, **{**facts, "status": answer.status_code})
-        return answer.json().get("data")
+        with open(path, "rb") as file:
+            return self._client.post_form(f"{self._path}/upload", Form(file, name, fields), self._timeout)
 
     def _put_here(self, path: str, name: str, fields: dict[str, str]) -> None:
         # The only names that Proxmox takes (upload of PVE/API2/Storage/Status.pm in pve-storage).
@@ -185,16 +155,6 @@ def open_storage(options: t.Mapping[str, t.Any], timeout: float) -> Storage:
     return Storage(Client(credentials(options)), options["node"], options["storage"], timeout)
 
 
-def _reason(answer: t.Any) -> str:
-    try:
-        body = answer.json()
-    except ValueError:
-        body = {}
-    parts = [str(body.get("message") or answer.reason or "").strip()]
-    parts += [f"{name}: {why}".strip() for name, why in (body.get("errors") or {}).items()]
-    return "; ".join(part for part in parts if part) or f"status {answer.status_code}"
-
-
 def sha256_of(path: str) -> str:
     """The digest of a file, in hexadecimal digits."""
     state = hashlib.sha256()
@@ -207,7 +167,7 @@ def sha256_of(path: str) -> str:
 class Form:
     """A form with one file (RFC 7578), which is read while it is sent. Its fields come before the file."""
 
-    def __init__(self, path: str, name: str, fields: t.Mapping[str, str]) -> None:
+    def __init__(self, file: t.BinaryIO, name: str, fields: t.Mapping[str, str]) -> None:
         boundary = os.urandom(16).hex()
         self.content_type = f"multipart/form-data; boundary={boundary}"
         head = "".join(
@@ -216,20 +176,13 @@ class Form:
         )
         head += f'--{boundary}\r\nContent-Disposition: form-data; name="filename"; filename="{name}"\r\n'
         head += "Content-Type: application/octet-stream\r\n\r\n"
-        self._file = open(path, "rb")  # noqa: SIM115 - closed by __exit__
-        size = os.fstat(self._file.fileno()).st_size
+        size = os.fstat(file.fileno()).st_size
         self._parts: list[t.IO[bytes]] = [
             io.BytesIO(head.encode()),
-            self._file,
+            file,
             io.BytesIO(f"\r\n--{boundary}--\r\n".encode()),
         ]
         self._length = len(head.encode()) + size + len(boundary) + 8
-
-    def __enter__(self) -> Form:
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self._file.close()
 
     def __len__(self) -> int:
         return self._length

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 import typing as t
@@ -118,7 +119,7 @@ class Executor:
             elif chosen is None and step.action in _MAKING:
                 chosen = self._create(step)
             elif step.action in FETCHING:
-                self._fetch(step, lambda step=step: self._send(step, step.path, step.params))  # type: ignore[misc]
+                self._fetch(step, functools.partial(self._send, step, step.path, step.params))
             elif step.check:
                 CHECKS[step.check](self._client.get(self._named(step.path, chosen)), step.payload)
             else:
