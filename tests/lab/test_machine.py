@@ -63,7 +63,7 @@ def test_the_layout_is_that_of_a_node(machine: Machine) -> None:
 def test_the_sequences_move_in_order(machine: Machine) -> None:
     paths = [SEQUENCE, "/tank/containers/web/data/seq /tank/containers/web/seq"]
     before = [numbers(machine, each) for each in paths]
-    machine.run("lxc-freeze -n 101; lxc-freeze -n web")
+    machine.run("sleep 1; lxc-freeze -n 101; lxc-freeze -n web")
     for each, earlier in zip(paths, before):
         now = numbers(machine, each)
         assert now == sorted(now, reverse=True)
