@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import time
 import typing as t
 
 from fakepve import schema as pve_schema
@@ -73,6 +74,7 @@ class Configuration(Volumes):
         super().__init__(*args, **options)
         self.bridges = {"vmbr0", "vmbr1"}
         self.devices = {"/dev/null", "/dev/fuse", "/dev/kvm", "/dev/net/tun", "/dev/dri/renderD128", "/dev/ttyUSB0"}
+        self.dhcp_secs = 2.0
 
     # ---------------------------------------------------------- parameters
 
@@ -194,7 +196,7 @@ class Configuration(Volumes):
 
     def _leased(self, ct: t.Any) -> bool:
         """Whether DHCP has answered."""
-        raise NotImplementedError
+        return bool(ct.started_at and time.time() - ct.started_at >= self.dhcp_secs * self.time_scale)
 
     # --------------------------------------------------------------- write
 

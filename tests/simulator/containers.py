@@ -38,16 +38,12 @@ class Containers(Configuration, Backups):
         super().__init__(*args, **options)
         # How long a start takes, of every container that is not given another.
         self.start_secs = 1.0
-        self.dhcp_secs = 2.0
 
     def _container(self, vmid: int, **options: t.Any) -> Container:
         ct = Container(vmid, **options)
         ct.cluster, ct.start_secs = self, self.start_secs
         self.cts.append(ct)
         return ct
-
-    def _leased(self, ct: t.Any) -> bool:
-        return bool(ct.started_at and time.time() - ct.started_at >= self.dhcp_secs * self.time_scale)
 
     # -------------------------------------------------------------- create
 

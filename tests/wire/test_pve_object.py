@@ -515,6 +515,7 @@ def test_a_subnet_of_a_network_that_is_not_there_yet_can_be_planned(pve: Pve) ->
         ("storage", {**STORAGE, "nodes": ["pve 1"]}, "nodes", "is not the name of a node"),
         ("storage", {**STORAGE, "shared": "maybe"}, "shared", "true or false is wanted"),
         ("storage", {**STORAGE, "authsupported": "x"}, "authsupported", "no type of storage takes it"),
+        ("storage", {**STORAGE, "storage": "local", "nodes": ["pve1"]}, "nodes", "on every node"),
         ("user", {"userid": "ci"}, "userid", "is not a user with its realm"),
         ("user", {"userid": "root@pam", "comment": "x"}, "userid", "it belongs to Proxmox"),
         ("role", {"roleid": "pveThing"}, "roleid", "it belongs to Proxmox"),

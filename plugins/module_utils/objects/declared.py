@@ -282,6 +282,9 @@ def _declared(
         if name not in fields:
             raise _unknown_field(kind, label, name, variant, fields)
         values[name] = _value(kind, label, name, fields[name], value)
+        why = kind.without.get("!".join(names.values()), {}).get(name)
+        if why and significant(fields[name], values[name]):
+            raise invalid_field(kind, label, name, why)
     for each in kind.implied:
         if each.because in values and each.unless not in values:
             values.setdefault(each.field, each.value)

@@ -117,6 +117,7 @@ class Kind:
     gone: a key that says of an entry that it is being removed.
     apply: what puts changes into force.
     reserved: the pattern of names that belong to Proxmox.
+    without: of a name the fields that only the object of that name does not have, with the reason.
     one_of: fields of which an object needs one.
     conflicts: pairs of fields of which an object has one at most.
     implied: what Proxmox sets because of other fields.
@@ -156,6 +157,7 @@ class Kind:
     gone: str | None = None
     apply: Apply | None = None
     reserved: str | None = None
+    without: t.Mapping[str, t.Mapping[str, str]] = field(default_factory=dict)
     one_of: tuple[str, ...] = ()
     conflicts: tuple[tuple[str, str], ...] = ()
     implied: tuple[Implied, ...] = ()

@@ -138,6 +138,8 @@ STORAGE = Kind(
         "zfs-base-path": Field(format="pve-storage-path", kept=True),
     },
     left_out={"authsupported": "no type of storage takes it"},
+    # parse_config of PVE/Storage/Plugin.pm
+    without={"local": {"nodes": "Proxmox has this storage on every node, and keeps no restriction"}},
     # A path that can be left out is chosen by Proxmox (/mnt/pve/ID).
     variants={
         "btrfs": "path!= nodes shared disable prune-backups max-protected-backups content format is_mountpoint nocow "
