@@ -68,7 +68,7 @@ options:
     default: 30
 requirements:
   - Python 3.9 or newer
-  - proxmoxer 2.0 or newer
+  - proxmoxer 2.0.1 or newer; 2.3 or newer for other values of O(api_backend) than V(https)
   - requests 2.31 or newer
   - openssh-wrapper, for O(api_backend=openssh) only
 """

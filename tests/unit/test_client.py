@@ -524,6 +524,26 @@ def test_a_node_that_ssh_does_not_reach(ssh: t.Callable[..., list[str]]) -> None
     assert "Permission denied (publickey)" in failure.message
 
 
+@pytest.mark.parametrize(
+    ("backend", "version", "code"),
+    [
+        ("https", "2.0.0", "library_missing"),
+        ("local", "2.2.0", "library_missing"),
+        ("local", "2.3.0", "unreachable"),
+        ("local", "2.10", "unreachable"),
+        ("local", "3.0.0rc1", "unreachable"),
+        ("openssh", "2.2.0", "library_missing"),
+    ],
+)
+def test_releases_of_proxmoxer(monkeypatch: pytest.MonkeyPatch, backend: str, version: str, code: str) -> None:
+    """What older ones do wrong is not found out by half of a run. There is no pvesh here."""
+    monkeypatch.setattr("proxmoxer.__version__", version)
+    monkeypatch.setenv("PATH", "")
+    failure = failing(lambda: client_of(Credentials(backend=backend, host="pve1"))[0].get("version"))
+    assert failure.code == code
+    assert (f"{version} is installed" in failure.message) == (code == "library_missing")
+
+
 def test_no_openssh_wrapper(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openssh_wrapper", None)
     monkeypatch.delitem(sys.modules, "proxmoxer.backends.openssh", raising=False)

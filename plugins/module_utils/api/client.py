@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import random
+import re
 import subprocess
 import threading
 import time
@@ -37,6 +38,8 @@ UNAVAILABLE = (502, 503, 504, 595, 596, 599)
 READ_TRIES = 5
 LOCK_TRIES = 4
 CONNECTIONS = 12
+# 2.0.0 does not verify certificates when it logs in; before 2.3, a task whose log pvesh prints is one that has failed.
+SINCE = {"https": (2, 0, 1), "local": (2, 3), "openssh": (2, 3)}
 
 # Lists are sent as Proxmox reads them in a form: separated by commas.
 Params = t.Mapping[str, t.Any]
@@ -326,6 +329,13 @@ class Client:
 
 def _backend(name: str) -> t.Any:
     """A module of proxmoxer; that for openssh ends the process when its library is missing."""
+    if tuple(map(int, re.findall(r"\d+", proxmoxer.__version__)[:3])) < SINCE[name]:
+        wanted = ".".join(map(str, SINCE[name]))
+        raise Failure(
+            "library_missing",
+            f"api_backend={name} needs proxmoxer {wanted} or newer; {proxmoxer.__version__} is installed.",
+            f"Install it where the module runs: pip install 'proxmoxer>={wanted}'.",
+        )
     return importlib.import_module(f"proxmoxer.backends.{name}")
 
 
