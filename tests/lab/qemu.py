@@ -26,9 +26,8 @@ DISKS = {"root": "", "rpool": "8G", "tank": "8G", "backup": "8G", "spare": "256M
 # tsc: it would jump whenever the machine is reset, by all the time since it was saved.
 APPEND = "root=/dev/vda rw console=ttyS0 net.ifnames=0 mitigations=off nokaslr tsc=unstable quiet"
 ACCELERATORS = {
-    # One processor: with two, version 7.2 translates code that the other one is just changing, and Linux, which changes
-    # its own, hangs or panics ("Oops: int3"). With la57 each fault costs more; with cx16 (compare and exchange of 16
-    # bytes) flags are lost in some versions.
+    # One processor: with two, in version 7.2, Linux hangs or panics ("Oops: int3") when it changes its own code. With
+    # la57 each fault costs more; with cx16 (compare and exchange of 16 bytes) flags are lost in some versions.
     "tcg": ["-accel", "tcg,tb-size=1024", "-cpu", "max,la57=off,cx16=off", "-smp", "1"],
     "kvm": ["-accel", "kvm", "-cpu", "host", "-smp", "2"],
 }

@@ -66,7 +66,8 @@ def converge(machine: Machine, runtime: str, **options: t.Any) -> dict[str, t.An
 
 def counted(machine: Machine) -> int:
     """How far it has counted; at first there is no file, and at times there is nothing in it."""
-    return int(machine.run(f"cat {BUNDLE}/rootfs/seq", check=False).stdout.strip() or 0)
+    path = f"{BUNDLE}/rootfs/seq"
+    return int(machine.run(f"[ ! -e {path} ] || cat {path}").stdout.strip() or 0)
 
 
 def counts_on(machine: Machine, seconds: float = 10) -> bool:

@@ -527,7 +527,7 @@ class Objects(FakePve):
 
     def _granted(self, who: str, path: str) -> dict[str, bool]:
         """Adds what the API was told to what a test has granted."""
-        found: dict[str, bool] = super()._granted(who, path)  # type: ignore[misc]
+        found: dict[str, bool] = super()._granted(who, path)
         steps = ["/"]
         for part in path.strip("/").split("/") if path != "/" else []:
             steps.append(f"{steps[-1].rstrip('/')}/{part}")
@@ -542,7 +542,7 @@ class Objects(FakePve):
         return found
 
     def _acl_paths(self) -> set[str]:
-        paths: set[str] = super()._acl_paths()  # type: ignore[misc]
+        paths: set[str] = super()._acl_paths()
         return paths | {key[0] for key in self.acl_entries}
 
     async def _acl_get(self, v: Values, user: str) -> list[Values]:
@@ -603,7 +603,7 @@ class Objects(FakePve):
             if entry.get("default"):
                 shown["default"] = 1
             if entry.get("tfa"):
-                shown["tfa"] = re.search(r"type=(\w+)", entry["tfa"])[1]  # type: ignore[index]
+                shown["tfa"] = re.search(r"type=(\w+)", entry["tfa"])[1]
             answer.append({"realm": realm, **shown})
         return answer
 
@@ -659,7 +659,7 @@ class Objects(FakePve):
 
     async def _sc_create(self, v: Values, user: str) -> t.Any:
         """Adds what on_add_hook of the plugins does, and canonpath for directories."""
-        answer = await super()._sc_create(v, user)  # type: ignore[misc]
+        answer = await super()._sc_create(v, user)
         store = t.cast("Values", self.storages[v["storage"]])
         if v["type"] == "zfspool":
             store.setdefault("mountpoint", f"/{store['pool']}")
@@ -671,7 +671,7 @@ class Objects(FakePve):
 
     def _routes_firewall(self) -> list[tuple[str, str, Handler]]:
         """Adds the firewalls of VNets (PVE/API2/Firewall/Vnet.pm)."""
-        base, routes = "/cluster/sdn/vnets/{vnet}/firewall", list(super()._routes_firewall())  # type: ignore[misc]
+        base, routes = "/cluster/sdn/vnets/{vnet}/firewall", list(super()._routes_firewall())
         methods = (
             *(("GET", "/options", self._fw_options_get), ("PUT", "/options", self._fw_options_put)),
             *(("GET", "/rules", self._fw_rules_get), ("POST", "/rules", self._fw_rule_create)),
@@ -697,7 +697,7 @@ class Objects(FakePve):
     def _option_names(self, scope: str) -> t.Sequence[str]:
         if scope == "vnet":
             return ("enable", "log_level_forward", "policy_forward")
-        return t.cast("t.Sequence[str]", super()._option_names(scope))  # type: ignore[misc]
+        return t.cast("t.Sequence[str]", super()._option_names(scope))
 
     def _check_rule(self, scope: str, rule: Values, conf: Values) -> t.Any:
         """Of a VNet only what is forwarded can be ruled ($rule_env_direction_lookup of PVE/Firewall.pm)."""
@@ -705,7 +705,7 @@ class Objects(FakePve):
             raise param_error(type=f"invalid rule type '{rule.get('type')}' for rule_env 'vnet'")
         if scope == "vnet" and rule.get("iface"):
             raise param_error(type="parameter -i not allowed for this rule type")
-        return super()._check_rule("cluster" if scope == "vnet" else scope, rule, conf)  # type: ignore[misc]
+        return super()._check_rule("cluster" if scope == "vnet" else scope, rule, conf)
 
     def _parsed_firewall(self, conf: Values) -> None:
         """What generic_fw_config_parser makes of the file: names are lower case, and rules have what is written."""
@@ -720,19 +720,19 @@ class Objects(FakePve):
                 rule.update(kept)
 
     async def _fw_ipset_create(self, scope: str, v: Values, user: str) -> None:
-        await super()._fw_ipset_create(scope, v, user)  # type: ignore[misc]
+        await super()._fw_ipset_create(scope, v, user)
         self._parsed_firewall(self.firewall_config(scope, v.get("node"), v.get("vmid")))
 
     async def _fw_group_create(self, v: Values, user: str) -> None:
-        await super()._fw_group_create(v, user)  # type: ignore[misc]
+        await super()._fw_group_create(v, user)
         self._parsed_firewall(self.firewall_config("cluster"))
 
     async def _fw_rule_create(self, scope: str, v: Values, user: str) -> None:
-        await super()._fw_rule_create(scope, v, user)  # type: ignore[misc]
+        await super()._fw_rule_create(scope, v, user)
         self._parsed_firewall(self.firewall_config(scope, v.get("node"), v.get("vmid")))
 
     async def _fw_rule_update(self, scope: str, v: Values, user: str) -> None:
-        await super()._fw_rule_update(scope, v, user)  # type: ignore[misc]
+        await super()._fw_rule_update(scope, v, user)
         self._parsed_firewall(self.firewall_config(scope, v.get("node"), v.get("vmid")))
 
     # ----------------------------------------------------------------------------------------------- backup jobs

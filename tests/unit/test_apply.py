@@ -91,7 +91,7 @@ def test_the_digest_of_the_plan_is_sent_once_and_then_read_again() -> None:
 
 def test_tasks_are_awaited_and_noted() -> None:
     it, _client, _pauses = executor({f"{CT}/status/start": upid("vzstart"), **ended((upid("vzstart"), "WARNINGS: 1"))})
-    it._client.answers[f"{LIST}/{upid('vzstart')}/log"] = [{"t": "WARN: old systemd"}]  # type: ignore[attr-defined]
+    it._client.answers[f"{LIST}/{upid('vzstart')}/log"] = [{"t": "WARN: old systemd"}]
     it.run([start()], 101, None)
     assert [task["exitstatus"] for task in it.log.as_list()] == ["WARNINGS: 1"]
     assert it.log.warnings == ["vzstart: WARN: old systemd"]

@@ -227,7 +227,7 @@ def test_many_threads_renew_one_expired_ticket_once(wire: Install) -> None:
             response.status_code, response.reason = 401, "permission denied - invalid PVE ticket"
         return response
 
-    end.send = send  # type: ignore[method-assign]
+    end.send = send
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: client.get(f"nodes/pve1/lxc/{number}/config"), range(8)))
     assert end.logins == 2
@@ -475,8 +475,8 @@ def ssh(monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., list[str]]:
                 return types.SimpleNamespace(stdout=stdout, stderr=stderr, returncode=returncode)
 
         module = types.ModuleType("openssh_wrapper")
-        module.SSHConnection = SSHConnection  # type: ignore[attr-defined]
-        module.SSHError = SSHError  # type: ignore[attr-defined]
+        module.SSHConnection = SSHConnection
+        module.SSHError = SSHError
         monkeypatch.setitem(sys.modules, "openssh_wrapper", module)
         monkeypatch.delitem(sys.modules, "proxmoxer.backends.openssh", raising=False)
         return commands

@@ -229,7 +229,7 @@ def test_a_container_that_is_changed_by_somebody_else_meanwhile_is_planned_for_a
             put("nodes/pve1/lxc/101/config", {"cores": 4})
         return original(method, path, params)
 
-    cluster.request = request  # type: ignore[method-assign]
+    cluster.request = request
     (outcome,) = run(cluster, [{"hostname": "web-0", "memory": 256, "cores": 4, "pool": "p1"}])
     assert outcome.failure is None
     assert cluster.containers[101].current["memory"] == 256
@@ -309,7 +309,7 @@ def test_a_name_that_two_containers_have() -> None:
 def test_the_id_of_a_virtual_machine() -> None:
     cluster = SmallCluster()
     resources = cluster._resources()
-    cluster._resources = lambda: [*resources, {"type": "qemu", "vmid": 101, "node": "pve1"}]  # type: ignore[method-assign]
+    cluster._resources = lambda: [*resources, {"type": "qemu", "vmid": 101, "node": "pve1"}]
     with pytest.raises(Failure) as raised:
         single(cluster, vmid=101)
     assert raised.value.code == "vmid_in_use"
@@ -545,7 +545,7 @@ def test_tags_decide_as_they_are_now_not_as_the_cluster_lists_them(tags: str | N
     cluster.add(101, "web-0", tags="shop")
     cluster.add(102, "web-1", node="pve2", **({"tags": tags} if tags else {}))
     stale = [{**entry, **({"tags": "shop"} if entry.get("vmid") == 102 else {})} for entry in cluster._resources()]
-    cluster._resources = lambda: stale  # type: ignore[method-assign]
+    cluster._resources = lambda: stale
     outcomes = run(cluster, WEB, owner="shop", ownership=Ownership("shop", "delete", {"database": "none"}))
     assert codes(outcomes) == [None]
     assert 102 in cluster.containers

@@ -127,7 +127,7 @@ def test_over_openssh_nothing_is_uploaded() -> None:
         "/nodes/pve1/storage/local/content": [],
         "/nodes/pve1/storage/local/status": {"content": "iso,vztmpl"},
     }
-    images = Images(FakeClient(answers, Credentials(backend="openssh", host="pve1")))  # type: ignore[arg-type]
+    images = Images(FakeClient(answers, Credentials(backend="openssh", host="pve1")))
     with pytest.raises(Failure) as caught:
         images.artefact(spec(method="upload"), found(), "pve1", 10)
     assert caught.value.details["option"] == "api_backend"

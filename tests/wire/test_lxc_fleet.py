@@ -217,7 +217,7 @@ def watch_tasks(cluster: Cluster) -> dict[str, int]:
 
         return await original(node, ttype, tid, user, counted, **options)
 
-    cluster.task = watched  # type: ignore[method-assign]
+    cluster.task = watched
     return most
 
 

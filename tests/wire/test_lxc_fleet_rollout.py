@@ -893,7 +893,7 @@ def pods(cluster: Simulator, services: Services) -> Fleet:
         own = Fleet.container(fleet, number, **{name: v for name, v in options.items() if name not in ("app", "db")})
         return {**own, "hostname": f"shop-{replica}-{member}", "unit": f"shop-{replica}", **options.get(member, {})}
 
-    fleet.container = container  # type: ignore[method-assign]
+    fleet.container = container
     fleet().succeeded()
     return fleet
 
@@ -954,7 +954,7 @@ def test_a_pod_whose_creation_was_interrupted_is_completed_on_its_node(
     web = Fleet(cluster, services, replicas=6)
     web.settings["concurrency"] = 1
     original = web.container
-    web.container = lambda number, **options: {  # type: ignore[method-assign]
+    web.container = lambda number, **options: {
         **original(number, **options),
         "unit": f"shop-{(number + 1) // 2}",
     }
