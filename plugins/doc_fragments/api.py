@@ -73,16 +73,9 @@ requirements:
   - openssh-wrapper, for O(api_backend=openssh) only
 """
 
-    # What every module of the collection supports.
-    ATTRIBUTES = r"""
+    ACTION_GROUP = r"""
 options: {}
 attributes:
-  check_mode:
-    description: Can run in C(check_mode) and return changed status prediction without modifying the target.
-  diff_mode:
-    description: Returns details on what has changed, or what would change, when in diff mode.
-  idempotent:
-    description: Does nothing and reports no change when everything is as declared already.
   action_group:
     description: Use C(group/lxcri.proxmox.api) in C(module_defaults) to set how the API is reached for all modules.
     support: full

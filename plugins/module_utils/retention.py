@@ -66,6 +66,14 @@ class Verdict:
         return self.rule is not None
 
 
+def keep_options() -> dict[str, dict[str, t.Any]]:
+    """The options of the doc fragment ``retention``, as ``argument_spec``."""
+    return {
+        "keep": {"type": "dict", "options": {rule: {"type": "int"} for rule in RULES}},
+        "keep_timezone": {"type": "str"},
+    }
+
+
 def retain(entries: t.Iterable[Entry], keep: t.Mapping[str, int], timezone: str | None = None) -> list[Verdict]:
     """The verdicts, from the newest entry to the oldest. Entries of one time stay in the order in which they came.
 

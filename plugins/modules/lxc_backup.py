@@ -23,7 +23,9 @@ seealso:
   - module: lxcri.proxmox.lxc_snapshot
 extends_documentation_fragment:
   - lxcri.proxmox.api
-  - lxcri.proxmox.api.attributes
+  - lxcri.proxmox.api.action_group
+  - lxcri.proxmox.attributes
+  - lxcri.proxmox.retention
 attributes:
   check_mode:
     support: full
@@ -119,31 +121,6 @@ options:
       - Remove backups that begin with O(prefix) and that no rule keeps. The rules are those of Proxmox's backup
         retention, and count periods that have a backup. Protected backups stay, and do not count.
       - Proxmox's own retention, of the storage, is never applied by this module.
-    type: dict
-    suboptions:
-      last:
-        description: How many of the newest are kept.
-        type: int
-      hourly:
-        description: For how many hours the newest is kept.
-        type: int
-      daily:
-        description: For how many days the newest is kept.
-        type: int
-      weekly:
-        description: For how many weeks the newest is kept. A week begins on Monday.
-        type: int
-      monthly:
-        description: For how many months the newest is kept.
-        type: int
-      yearly:
-        description: For how many years the newest is kept.
-        type: int
-  keep_timezone:
-    description:
-      - The time zone whose hours and days O(keep) means, such as V(Europe/Vienna). By default that of the machine on
-        which the module runs.
-    type: str
   notify:
     description:
       - Whether Proxmox tells of each backup, as its notifications are set up. Otherwise it tells nobody, also not of a
@@ -382,7 +359,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.backup import (
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.backup_run import Backups, module_result
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.progress import reporter
-from ansible_collections.lxcri.proxmox.plugins.module_utils.retention import RULES
+from ansible_collections.lxcri.proxmox.plugins.module_utils.retention import keep_options
 
 
 def main():
@@ -402,8 +379,7 @@ def main():
             "protected": {"type": "bool"},
             "bwlimit": {"type": "int"},
             "max_age": {"type": "str"},
-            "keep": {"type": "dict", "options": {rule: {"type": "int"} for rule in RULES}},
-            "keep_timezone": {"type": "str"},
+            **keep_options(),
             "notify": {"type": "bool", "default": True},
             "restore": {
                 "type": "dict",

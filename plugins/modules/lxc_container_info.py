@@ -34,7 +34,8 @@ seealso:
     link: https://github.com/opencontainers/runtime-spec/blob/main/runtime.md#state
 extends_documentation_fragment:
   - lxcri.proxmox.api
-  - lxcri.proxmox.api.attributes
+  - lxcri.proxmox.api.action_group
+  - lxcri.proxmox.attributes
 attributes:
   check_mode:
     support: full

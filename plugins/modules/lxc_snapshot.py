@@ -20,7 +20,9 @@ seealso:
   - module: lxcri.proxmox.lxc_container
 extends_documentation_fragment:
   - lxcri.proxmox.api
-  - lxcri.proxmox.api.attributes
+  - lxcri.proxmox.api.action_group
+  - lxcri.proxmox.attributes
+  - lxcri.proxmox.retention
 attributes:
   check_mode:
     support: full
@@ -76,31 +78,6 @@ options:
       - Remove snapshots whose name begins with O(prefix) and that no rule keeps. The rules are those of Proxmox's
         backup retention, and count periods that have a snapshot.
       - The snapshot that O(name) declares with O(state=present) stays, even where no rule keeps it.
-    type: dict
-    suboptions:
-      last:
-        description: How many of the newest are kept.
-        type: int
-      hourly:
-        description: For how many hours the newest is kept.
-        type: int
-      daily:
-        description: For how many days the newest is kept.
-        type: int
-      weekly:
-        description: For how many weeks the newest is kept. A week begins on Monday.
-        type: int
-      monthly:
-        description: For how many months the newest is kept.
-        type: int
-      yearly:
-        description: For how many years the newest is kept.
-        type: int
-  keep_timezone:
-    description:
-      - The time zone whose hours and days O(keep) means, such as V(Europe/Vienna). By default that of the machine on
-        which the module runs.
-    type: str
   remove_newer:
     description:
       - With O(state=rolled_back), whether snapshots that are newer are removed first.
@@ -229,7 +206,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.snapshot import 
     make_wish,
     module_result,
 )
-from ansible_collections.lxcri.proxmox.plugins.module_utils.retention import RULES
+from ansible_collections.lxcri.proxmox.plugins.module_utils.retention import keep_options
 
 
 def main():
@@ -243,8 +220,7 @@ def main():
             "name": {"type": "str"},
             "prefix": {"type": "str", "default": "lxcri-"},
             "description": {"type": "str"},
-            "keep": {"type": "dict", "options": {rule: {"type": "int"} for rule in RULES}},
-            "keep_timezone": {"type": "str"},
+            **keep_options(),
             "remove_newer": {"type": "bool", "default": False},
             "force": {"type": "bool", "default": False},
             "concurrency": {"type": "int", "default": 4},

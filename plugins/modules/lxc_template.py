@@ -24,7 +24,8 @@ seealso:
   - module: lxcri.proxmox.oci_bundle
 extends_documentation_fragment:
   - lxcri.proxmox.api
-  - lxcri.proxmox.api.attributes
+  - lxcri.proxmox.api.action_group
+  - lxcri.proxmox.attributes
 attributes:
   check_mode:
     support: full

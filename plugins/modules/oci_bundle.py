@@ -18,6 +18,7 @@ description:
   - The module runs on the node, as root. It needs the commands C(skopeo), C(umoci), C(tar) and C(zstd) there.
   - Nothing is seen at the path before it is complete. A run that was killed is put right by the next one.
 extends_documentation_fragment:
+  - lxcri.proxmox.attributes
   - lxcri.proxmox.oci
   - lxcri.proxmox.oci_spec
 seealso:
@@ -27,13 +28,10 @@ seealso:
     link: https://github.com/opencontainers/runtime-spec/blob/main/config.md
 attributes:
   check_mode:
-    description: Can run in C(check_mode) and return changed status prediction without modifying the target.
     support: full
   diff_mode:
-    description: Returns details on what has changed, or what would change, when in diff mode.
     support: full
   idempotent:
-    description: Does nothing and reports no change when everything is as declared already.
     support: full
 options:
   image:

@@ -22,16 +22,15 @@ description:
 seealso:
   - module: lxcri.proxmox.oci_bundle
   - module: lxcri.proxmox.oci_container_info
+extends_documentation_fragment:
+  - lxcri.proxmox.attributes
 attributes:
   check_mode:
-    description: Can run in C(check_mode) and return changed status prediction without modifying the target.
     support: full
     details: A bundle that is not there yet is only warned of, since a task before this one may make it.
   diff_mode:
-    description: Returns details on what has changed, or what would change, when in diff mode.
     support: full
   idempotent:
-    description: Does nothing and reports no change when everything is as declared already.
     support: partial
     details: O(kill), O(exec) and O(wait) do their work every time.
 options:

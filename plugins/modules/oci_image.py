@@ -19,19 +19,17 @@ description:
     node (containers-policy.json(5)) is obeyed.
   - Runs may be interrupted in any way, and may happen at the same time. What is complete is not downloaded again.
 extends_documentation_fragment:
+  - lxcri.proxmox.attributes
   - lxcri.proxmox.oci
 seealso:
   - module: lxcri.proxmox.oci_bundle
 attributes:
   check_mode:
-    description: Can run in C(check_mode) and return changed status prediction without modifying the target.
     support: full
     details: Manifests are fetched from the registry in check mode too, layers are not.
   diff_mode:
-    description: Returns details on what has changed, or what would change, when in diff mode.
     support: full
   idempotent:
-    description: Does nothing and reports no change when everything is as declared already.
     support: full
 options:
   images:

@@ -23,7 +23,8 @@ seealso:
   - module: lxcri.proxmox.lxc_container
 extends_documentation_fragment:
   - lxcri.proxmox.api
-  - lxcri.proxmox.api.attributes
+  - lxcri.proxmox.api.action_group
+  - lxcri.proxmox.attributes
 attributes:
   check_mode:
     support: full

@@ -18,15 +18,14 @@ seealso:
   - name: The role node
     description: Prepares a node, with this module among others.
     link: https://github.com/lxcri/lxcri.proxmox/tree/main/roles/node
+extends_documentation_fragment:
+  - lxcri.proxmox.attributes
 attributes:
   check_mode:
-    description: Can run in C(check_mode) and return changed status prediction without modifying the target.
     support: full
   diff_mode:
-    description: Returns details on what has changed, or what would change, when in diff mode.
     support: full
   idempotent:
-    description: Does nothing and reports no change when everything is as declared already.
     support: full
 options:
   ranges:

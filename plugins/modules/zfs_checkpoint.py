@@ -20,15 +20,15 @@ description:
   - A run that was interrupted, however it was, is put right by the next one.
 seealso:
   - module: lxcri.proxmox.lxc_snapshot
+extends_documentation_fragment:
+  - lxcri.proxmox.retention
+  - lxcri.proxmox.attributes
 attributes:
   check_mode:
-    description: Can run in C(check_mode) and return changed status prediction without modifying the target.
     support: full
   diff_mode:
-    description: Returns details on what has changed, or what would change, when in diff mode.
     support: full
   idempotent:
-    description: Does nothing and reports no change when everything is as declared already.
     support: partial
     details: O(state=present) without O(name) takes a checkpoint every time. O(state=restored) does nothing when nothing
       was written since.
@@ -139,30 +139,6 @@ options:
       - Remove complete checkpoints whose name begins with O(prefix) and that no rule keeps. The rules are those of
         Proxmox's backup retention, and count periods that have a checkpoint.
       - One that is held, that has clones or that is the newest always stays.
-    type: dict
-    suboptions:
-      last:
-        description: How many of the newest are kept.
-        type: int
-      hourly:
-        description: For how many hours the newest is kept.
-        type: int
-      daily:
-        description: For how many days the newest is kept.
-        type: int
-      weekly:
-        description: For how many weeks the newest is kept. A week begins on Monday.
-        type: int
-      monthly:
-        description: For how many months the newest is kept.
-        type: int
-      yearly:
-        description: For how many years the newest is kept.
-        type: int
-  keep_timezone:
-    description:
-      - The time zone whose hours and days O(keep) means, such as V(Europe/Vienna). By default that of the node.
-    type: str
 """
 
 EXAMPLES = r"""
@@ -250,7 +226,7 @@ failure:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.module import run_module
-from ansible_collections.lxcri.proxmox.plugins.module_utils.retention import RULES
+from ansible_collections.lxcri.proxmox.plugins.module_utils.retention import keep_options
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.declared import (
     STATES,
     container_options,
@@ -280,8 +256,7 @@ def main():
             },
             "hold": {"type": "str"},
             "release": {"type": "str"},
-            "keep": {"type": "dict", "options": {rule: {"type": "int"} for rule in RULES}},
-            "keep_timezone": {"type": "str"},
+            **keep_options(),
         },
         supports_check_mode=True,
     )

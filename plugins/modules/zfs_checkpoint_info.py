@@ -19,16 +19,15 @@ description:
 seealso:
   - module: lxcri.proxmox.zfs_checkpoint
   - module: lxcri.proxmox.zfs_replica
+extends_documentation_fragment:
+  - lxcri.proxmox.attributes
 attributes:
   check_mode:
-    description: Can run in C(check_mode) and return changed status prediction without modifying the target.
     support: full
   diff_mode:
-    description: Returns details on what has changed, or what would change, when in diff mode.
     support: N/A
     details: Nothing is changed.
   idempotent:
-    description: Does nothing and reports no change when everything is as declared already.
     support: full
 options:
   vmids:

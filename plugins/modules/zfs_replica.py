@@ -25,16 +25,16 @@ description:
   - A container that fails does not stop the others. The task fails at the end and names all that failed.
 seealso:
   - module: lxcri.proxmox.zfs_checkpoint
+extends_documentation_fragment:
+  - lxcri.proxmox.retention
+  - lxcri.proxmox.attributes
 attributes:
   check_mode:
-    description: Can run in C(check_mode) and return changed status prediction without modifying the target.
     support: full
     details: RV(containers[].volumes[].bytes) is what C(zfs send) expects then.
   diff_mode:
-    description: Returns details on what has changed, or what would change, when in diff mode.
     support: full
   idempotent:
-    description: Does nothing and reports no change when everything is as declared already.
     support: full
 options:
   vmids:
@@ -102,30 +102,6 @@ options:
       - Remove complete checkpoints from the target that no rule keeps. The rules are those of Proxmox's backup
         retention, and count periods that have a checkpoint.
       - The newest one is never removed, nor one that is the base of a replication, or that somebody holds.
-    type: dict
-    suboptions:
-      last:
-        description: How many of the newest are kept.
-        type: int
-      hourly:
-        description: For how many hours the newest is kept.
-        type: int
-      daily:
-        description: For how many days the newest is kept.
-        type: int
-      weekly:
-        description: For how many weeks the newest is kept. A week begins on Monday.
-        type: int
-      monthly:
-        description: For how many months the newest is kept.
-        type: int
-      yearly:
-        description: For how many years the newest is kept.
-        type: int
-  keep_timezone:
-    description:
-      - The time zone whose hours and days O(keep) means, such as V(Europe/Vienna). By default that of the node.
-    type: str
   overwrite_diverged:
     description:
       - Whether a replica is overwritten that has something the source does not have. It needs O(lose).
@@ -250,7 +226,7 @@ failure:
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.module import run_module
-from ansible_collections.lxcri.proxmox.plugins.module_utils.retention import RULES
+from ansible_collections.lxcri.proxmox.plugins.module_utils.retention import keep_options
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.declared import container_options, containers_meant
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.replicate import RAW, STATES, make_wish, replicate
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.store import STATE, Store
@@ -268,8 +244,7 @@ def main():
             "ssh_options": {"type": "list", "elements": "str", "default": []},
             "bandwidth": {"type": "str"},
             "raw": {"type": "str", "choices": list(RAW), "default": "auto"},
-            "keep": {"type": "dict", "options": {rule: {"type": "int"} for rule in RULES}},
-            "keep_timezone": {"type": "str"},
+            **keep_options(),
             "overwrite_diverged": {"type": "bool", "default": False},
             "lose": {"type": "list", "elements": "str", "default": []},
             "timeout": {"type": "int"},
