@@ -19,6 +19,8 @@ _SAME: dict[str, tuple[frozenset[str], ...]] = {
     "acltype": (frozenset({"posix", "posixacl"}), frozenset({"off", "noacl", "disabled"})),
     "aclinherit": (frozenset({"restricted", "secure"}),),
     "compression": (frozenset({"gzip", "gzip-6"}),),
+    # Which one "on" is depends on the release that made the dataset.
+    "encryption": tuple(frozenset({"on", f"aes-{bits}-{mode}"}) for bits in (128, 192, 256) for mode in ("ccm", "gcm")),
 }
 
 # What can be set only while a dataset is made (PROP_ONETIME and PROP_ONETIME_DEFAULT in the same file).
