@@ -28,12 +28,18 @@ options:
     description:
       - The container. For O(tool=pct) its vmid, or its hostname, which is then looked up for every task and takes about
         a second; for O(tool=lxc-attach) its name.
-      - The inventory plugin P(lxcri.proxmox.lxc#inventory) sets C(proxmox_vmid).
+      - By default the name of the host in the inventory. The inventory plugin P(lxcri.proxmox.lxc#inventory) sets
+        C(proxmox_vmid).
+    type: str
+    vars:
+      - name: proxmox_vmid
+      - name: ansible_pct_container
+  inventory_hostname:
+    description:
+      - The name of the host in the inventory, as Ansible tells it. There is no need to set it.
     type: str
     vars:
       - name: inventory_hostname
-      - name: proxmox_vmid
-      - name: ansible_pct_container
   node:
     description:
       - The node that has the container. It is the name for ssh as well, unless O(node_hosts) has another.
@@ -53,8 +59,8 @@ options:
       - name: ansible_pct_node_hosts
   host:
     description:
-      - Where O(node) is not set, the name or address of any node of the cluster for ssh, or of the host of
-        O(tool=lxc-attach).
+      - Where O(node) is not set, the name or address of any node of the cluster for ssh, or with O(tool=lxc-attach)
+        that of the host of the container.
     type: str
     vars:
       - name: ansible_host
@@ -365,23 +371,28 @@ class Connection(SshConnection):
     def _located(self) -> Place:
         """Where the container is, as far as it is known without asking."""
         if self._place is None:
-            container, node, host = (self.get_option(name) for name in ("container", "node", "host"))
+            container, node = self._container, self.get_option("node")
             if node and not re.fullmatch(guest_exec.NODE, node):
                 raise Failure("invalid_option", f"{node!r} is not the name of a node.", "Correct 'node'.")
-            places = [self._host_of(node), host]
-            # Containers of plain LXC are where they are said to be, whatever else is known about a node.
-            at = next(filter(None, reversed(places) if self.get_option("tool") == "lxc-attach" else places), None)
+            at = self._host_of(node) or self.get_option("host")
             if not container or not at:
                 raise Failure(
                     "invalid_option",
                     "It is not known by which node the container is entered.",
                     "Set proxmox_node, or ansible_pct_host to any node of the cluster.",
                 )
-            place = Place(str(container), at)
+            place = Place(container, at)
             if self.get_option("tool") == "pct" and not place.container.isdecimal():
                 place = self._looked_up(place.container, at)
             self._place = self._remembered() or place
         return self._place
+
+    @property
+    def _container(self) -> str:
+        # Under delegation inventory_hostname is the host that delegates (get_delegated_vars_and_hostname of Ansible's
+        # vars/manager.py); where to, only the task says.
+        delegate = getattr(self._play_context, "delegate_to", None)
+        return str(self.get_option("container") or delegate or self.get_option("inventory_hostname") or "")
 
     def _host_of(self, node: str | None) -> str | None:
         return str((self.get_option("node_hosts") or {}).get(node) or node) if node else None
@@ -404,24 +415,23 @@ class Connection(SshConnection):
 
     @property
     def _memory(self) -> str:
-        options = [self.get_option(name) for name in ("container", "node", "host", "port", "node_user", "node_hosts")]
-        key = hashlib.sha256(json.dumps(options, sort_keys=True, default=str).encode()).hexdigest()[:16]
-        return os.path.join(unfrackpath(self.get_option("control_path_dir")), f"pct-{key}")
+        options = [self.get_option(name) for name in ("node", "host", "port", "node_user", "node_hosts")]
+        key = hashlib.sha256(json.dumps([self._container, *options], sort_keys=True, default=str).encode())
+        return os.path.join(unfrackpath(self.get_option("control_path_dir")), f"pct-{key.hexdigest()[:16]}")
 
     def _remembered(self) -> Place | None:
         """Only of an id: a hostname may have got to another container since."""
-        container = str(self.get_option("container"))
-        if not container.isdecimal() or self.get_option("tool") != "pct":
+        if not self._container.isdecimal() or self.get_option("tool") != "pct":
             return None
         try:
             with open(self._memory, encoding="utf-8") as file:
-                return Place(container, file.read())
+                return Place(self._container, file.read())
         except OSError:
             return None
 
     def _remember(self, place: Place) -> None:
         self._place = place
-        if not str(self.get_option("container")).isdecimal():
+        if not self._container.isdecimal():
             return
         directory = os.path.dirname(self._memory)
         makedirs_safe(directory, 0o700)
@@ -461,7 +471,7 @@ def _control_path(command: t.Sequence[bytes]) -> bytes | None:
     for word in command:
         if word.startswith(b"ControlPath="):
             path = word.partition(b"=")[2].strip(b'"')
-            return None if b"%" in path or path == b"none" else path
+            return None if b"%" in path or path.startswith(b"~") or path == b"none" else path
     return None
 
 
@@ -472,7 +482,7 @@ def _one_makes_the_connection(path: bytes | None, patience: float) -> t.Iterator
     Otherwise each would log in, and a node refuses that beyond ten at a time (MaxStartups). The others go on as soon as
     the connection is there, its making has ended in another way, or their patience has: never one after the other.
     """
-    if path is None or os.path.exists(path):
+    if path is None or os.path.exists(path) or not os.access(os.path.dirname(path) or ".", os.W_OK):
         yield
         return
     with open(path + b".lock", "wb") as lock:

@@ -21,7 +21,7 @@ extends_documentation_fragment:
   - constructed
   - inventory_cache
 requirements:
-  - proxmoxer 2.0 or newer, requests 2.31 or newer
+  - proxmoxer 2.0.1 or newer, requests 2.31 or newer
 options:
   plugin:
     description: Names this plugin.

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import re
 import resource
 import shutil
@@ -444,6 +445,49 @@ def test_a_playbook(ansible: Ansible, nodes: Nodes, tmp_path: Path) -> None:
     for container in ("201", "203"):
         for path in (nodes.containers[container].tree / "tmp").iterdir():
             path.unlink()
+
+
+def test_a_delegated_task_is_done_where_it_is_delegated_to(ansible: Ansible, nodes: Nodes, tmp_path: Path) -> None:
+    """Ansible tells a connection the name of the host that delegates, not of the one it goes to."""
+    hosts: dict[str, dict[str, t.Any]] = {
+        "here": {"ansible_connection": "local"},
+        # By hostname, wherever they are.
+        "web-1": {"ansible_pct_host": nodes.pve1.address},
+        "db-1": {"ansible_pct_host": nodes.pve1.address},
+        # By the name of LXC; as it is for what has an address of its own, and for a node that is known.
+        "201": {"ansible_pct_tool": "lxc-attach", "ansible_pct_host": nodes.pve1.address},
+        "203": {"ansible_pct_tool": "lxc-attach", "ansible_pct_host": nodes.pve2.address, "ansible_host": "192.0.2.1"},
+        "202": {"ansible_pct_tool": "lxc-attach", "proxmox_node": "pve1"},
+    }
+    name = {"web-1": "web-1", "db-1": "db-1", "201": "web-1", "203": "db-1", "202": "mini"}
+    play = {"name": "Test", "hosts": "here,web-1,202", "gather_facts": False}
+    play["tasks"] = [{"name": "Name", "ansible.builtin.raw": "uname -n", "delegate_to": "{{ item }}", "loop": [*name]}]
+    ran = ansible.succeeds([play], inventory=inventory(nodes, tmp_path / "hosts.yml", hosts))
+    assert len(ran.records) == 3
+    for record in ran.records:
+        assert {done["item"]: done["stdout"].strip() for done in record["result"]["results"]} == name
+
+
+def test_an_address_of_the_container_is_not_where_it_is_entered(nodes: Nodes) -> None:
+    """What the inventory composes as ansible_host."""
+    for tool in ("pct", "lxc-attach"):
+        connection = connect(nodes, node="pve1", host="192.0.2.1", tool=tool)
+        assert connection.exec_command("uname -n")[:2] == (0, b"web-1\n")
+
+
+def test_where_the_control_socket_is(nodes: Nodes) -> None:
+    """Where the user says; and where it cannot be, ssh says so."""
+    common = nodes.variables["ansible_ssh_common_args"]
+    # The home of ssh is that of /etc/passwd.
+    own = Path(pwd.getpwuid(os.getuid()).pw_dir, f".lxcri-{os.getpid()}.sock")
+    connection = connect(nodes, ssh_common_args=f"{common} -o ControlPath=~/{own.name}")
+    assert connection.exec_command("uname -n")[:2] == (0, b"web-1\n")
+    assert own.exists()
+    nodes.hang_up()
+    wait_for(lambda: not own.exists())
+    connection = connect(nodes, ssh_common_args=f"{common} -o ControlPath={own}.none/x")
+    with pytest.raises(AnsibleConnectionFailure, match="cannot bind to path"):
+        connection.exec_command("uname -n")
 
 
 def test_all_containers_of_a_node_share_one_login(ansible: Ansible, nodes: Nodes, tmp_path: Path) -> None:
