@@ -206,6 +206,7 @@ env:
   description:
     - Environment variables for the entrypoint. It is whole, so that a variable that is left out is removed.
     - With O(IMAGE) they are added to those of the image.
+    - Proxmox does not keep blanks at the end of a value.
   type: dict
 features:
   description:

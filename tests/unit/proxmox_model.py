@@ -40,8 +40,8 @@ def perform(actual: Actual, step: Step) -> Actual:
     """The container after a request."""
     after = copy.deepcopy(actual)
     path = step.path.replace("{vmid}", str(actual.vmid))
-    if path.startswith("pools/"):
-        after.pool = path.split("/")[1]
+    if path == "pools":
+        after.pool = step.params["poolid"]
         return after
     base = f"nodes/{actual.node}/lxc/{actual.vmid}"
     assert path == base or path.startswith(f"{base}/"), f"{path} is not where the container is: {base}"

@@ -104,6 +104,7 @@ def test_threads_share_one_login(wire: Install) -> None:
         ((503, "Service Unavailable", ""), 5),
         (refused("something nobody has seen"), 3),
         (LOCKED, 4),
+        (refused("cfs-lock 'file-user_cfg' error: no quorum!"), 1),
         (refused("Configuration file 'nodes/pve1/lxc/101.conf' does not exist"), 1),
         (refused("Permission check failed (/vms/101, VM.Audit)", 403), 1),
         (refused("hostname lookup 'nope' failed - failed to get address info"), 1),

@@ -125,7 +125,7 @@ def test_what_is_sent(options: dict[str, t.Any], config: dict[str, t.Any], sent:
 @pytest.mark.parametrize(
     ("options", "config"),
     [
-        ({"swap": 512}, {}),
+        ({"swap": 0}, {}),
         ({"cpulimit": 0.0}, {}),
         ({"cpulimit": 2.0}, {"cpulimit": "2.00"}),
         ({"cpuunits": 100}, {}),
@@ -827,7 +827,7 @@ def test_the_pool_is_changed() -> None:
     actual.pool = "p0"
     plan = make_plan(declare(pool="p1"), actual)
     assert [(step.method, step.path, step.params) for step in plan.steps] == [
-        ("PUT", "pools/p1", {"vms": 101, "allow-move": True})
+        ("PUT", "pools", {"poolid": "p1", "vms": 101, "allow-move": True})
     ]
     assert [need.paths for need in plan.needs] == [("/pool/p1",), ("/pool/p0",), ("/vms/101", "/pool/p0")]
     actual.pool = "p1"

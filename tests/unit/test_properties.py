@@ -107,6 +107,7 @@ def test_storages_round_up(declared: int, actual: int, same: bool) -> None:
         ("tags", ["", " ", []], None),
         ("nameserver", ["192.0.2.1 2001:DB8:0::1", ["192.0.2.1", "2001:db8::1"]], ("192.0.2.1", "2001:db8::1")),
         ("searchdomain", ["a.example,b.example", ["a.example", "b.example"]], ("a.example", "b.example")),
+        ("env", ["A=$ ", {"A": "$ \t"}], {"A": "$"}),
         ("env", ["A=1\0B=x=y", ["A=1", "B=x=y"], {"A": 1, "B": "x=y"}], {"A": "1", "B": "x=y"}),
         ("startup", ["2", "order=2", {"order": 2}, {"order": "2", "up": None}], {"order": 2}),
         ("features", ["nesting=1,keyctl=0", "nesting=yes", {"nesting": True, "fuse": False}], {"nesting": True}),
@@ -134,6 +135,12 @@ def test_storages_round_up(declared: int, actual: int, same: bool) -> None:
             "mp0",
             ["local-zfs:1.5,mp=/data/", {"volume": "local-zfs:", "mp": "//data", "size": "1.5G"}],
             {"volume": "local-zfs:", "mp": "/data", "size": 1536 * MIB},
+        ),
+        # In whole MiB, rounded down (create_disks of PVE/LXC.pm).
+        (
+            "mp0",
+            ["local-zfs:2.3,mp=/data", {"volume": "local-zfs:", "mp": "/data", "size": "2.3G"}],
+            {"volume": "local-zfs:", "mp": "/data", "size": 2355 * MIB},
         ),
         (
             "mp0",
@@ -229,6 +236,8 @@ def test_a_text_that_the_api_would_refuse_today_is_kept_and_differs() -> None:
         ("env", {"A": "1", "B": ""}, "A=1\0B="),
         ("startup", {"order": 1, "up": 2}, "order=1,up=2"),
         ("dev0", {"path": "/dev/fuse", "mode": "0660"}, "/dev/fuse,mode=0660"),
+        ("net0", {"name": "eth0", "rate": 1000.125}, "name=eth0,rate=1000.125"),
+        ("net0", {"name": "eth0", "rate": 1234567.0}, "name=eth0,rate=1234567"),
         ("mp0", {"volume": "tank:", "mp": "/d", "size": 8 * GIB, "ro": True}, "tank:8,mp=/d,ro=1"),
         ("mp0", {"volume": "tank:x", "mp": "/d", "size": 8 * GIB}, "tank:x,mp=/d,size=8G"),
         (
@@ -252,8 +261,8 @@ def test_variables_are_shown_without_nul() -> None:
 @pytest.mark.parametrize(
     ("key", "declared", "actual", "same"),
     [
-        ("swap", 512, None, True),
-        ("swap", 0, None, False),
+        ("swap", 0, None, True),
+        ("swap", 512, None, False),
         ("tags", None, ("a",), False),
         ("tags", None, None, True),
         ("description", None, None, True),

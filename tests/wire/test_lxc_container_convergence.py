@@ -457,7 +457,7 @@ def test_what_only_counts_at_creation_is_noted(lxc: Lxc) -> None:
 def test_an_existing_container_moves_into_a_pool(lxc: Lxc) -> None:
     lxc.add(pool="test")
     run = lxc.converge(vmid=201, node="pve1", state="stopped", pool="prod")
-    assert run.writes == [("PUT", "/pools/prod", {"vms": "201", "allow-move": "1"})]
+    assert run.writes == [("PUT", "/pools", {"poolid": "prod", "vms": "201", "allow-move": "1"})]
     assert run.plan == [("pool", "test", "prod", "live")]
     assert run.asked[:3] == [*reads(), RESOURCES]
     assert lxc.cluster.cluster.pools["prod"] == {201}

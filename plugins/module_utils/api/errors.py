@@ -64,6 +64,7 @@ _ROOT_HINT = f"Only {ROOT_ONLY} may do this; it is refused to every API token, a
 
 # (code, pattern, hint): the first match decides. Groups with a name become details.
 _SENTENCES: tuple[tuple[str, str, str], ...] = (
+    ("no_quorum", r"no quorum", "The cluster has lost its quorum; bring the missing nodes back."),
     (
         "lock_timeout",
         r"(can't lock file '(?P<file>[^']+)' - got timeout|got lock (request )?timeout|cfs-lock '[^']+' error|"
@@ -80,7 +81,6 @@ _SENTENCES: tuple[tuple[str, str, str], ...] = (
         r"detected modified configuration",
         "Somebody changed the container at the same time; run again.",
     ),
-    ("no_quorum", r"no quorum", "The cluster has lost its quorum; bring the missing nodes back."),
     (
         "permission_denied",
         r"Permission check failed(?! \(pool '[^']*' does not exist)|Only root can|Only root may|only possible for root",

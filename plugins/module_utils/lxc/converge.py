@@ -413,8 +413,9 @@ def _migration(plan: Plan, declared: Declared, actual: Actual) -> Step | None:
 def _plan_pool(plan: Plan, declared: Declared, actual: Actual) -> None:
     if not declared.pool or declared.pool == actual.pool:
         return
-    params = {"vms": actual.vmid, "allow-move": True}
-    step = Step("pooled", "PUT", f"pools/{declared.pool}", params)
+    # The pool is no part of the path: it has slashes when it is nested (update_pool of PVE/API2/Pool.pm).
+    params = {"poolid": declared.pool, "vms": actual.vmid, "allow-move": True}
+    step = Step("pooled", "PUT", "pools", params)
     step.add("pool", actual.pool, declared.pool)
     step.needs = [
         Need((f"/pool/{pool}",), ("Pool.Allocate",), f"change the members of {pool}")

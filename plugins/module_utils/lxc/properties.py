@@ -189,7 +189,7 @@ SCALARS: dict[str, Key] = {
     "rootfs": Key("mount", subs=ROOTFS, default_sub="volume"),
     "searchdomain": Key("words", default=(), pattern=DNS_NAME),
     "startup": Key("startup", default={}, subs=STARTUP, default_sub="order"),
-    "swap": Key("int", default=512, minimum=0),
+    "swap": Key("int", default=0, minimum=0),
     "tags": Key("tags", default=(), pattern=TAG),
     "template": Key("bool", default=False),
     "timezone": Key("string", pattern=r"host|[A-Za-z0-9_+\-]+(/[A-Za-z0-9_+\-]+)*"),
@@ -245,6 +245,11 @@ def parse_size(text: t.Any) -> int:
     if not match:
         raise InvalidValue(f"{text!r} is not a size; write for example 8G or 512M (K, M, G and T are powers of 1024)")
     return int(Decimal(match.group(1)) * UNITS[match.group(2)])
+
+
+def _whole(size: int) -> int:
+    """A size in whole MiB, as Proxmox makes a volume (create_disks of PVE/LXC.pm)."""
+    return size - size % UNITS["M"] or size
 
 
 def format_size(size: int) -> str:
@@ -375,7 +380,7 @@ def _sub_value(sub: Sub, value: t.Any) -> t.Any:
     if sub.kind == "ipv6-config":
         return _interface(value, 6, ("dhcp", "auto", "manual"))
     if sub.kind == "size":
-        return parse_size(value)
+        return _whole(parse_size(value))
     if sub.kind == "path":
         return _path(value)
     if sub.kind == "list":
@@ -392,8 +397,12 @@ def _sub_text(value: t.Any, sub: Sub) -> str:
     if sub.kind == "size":
         return format_size(value)
     if isinstance(value, float):
-        return f"{value:g}"
+        return _number_text(value)
     return str(value)
+
+
+def _number_text(value: float) -> str:
+    return f"{value:.10g}"
 
 
 # ------------------------------------------------------------------------------------------ property strings
@@ -510,7 +519,8 @@ def _normal_env(_key: Key, value: t.Any) -> dict[str, str]:
             raise InvalidValue(f"{name!r} is not the name of a variable; letters, digits and _ are allowed")
         if not re.fullmatch(rf"{NO_CONTROL}*", str(content)):
             raise InvalidValue(f"the value of {name} holds a control character")
-        env[str(name)] = str(content)
+        # The blanks at the end are lost when Proxmox reads it back (parse_pct_config of PVE/LXC/Config.pm).
+        env[str(name)] = str(content).rstrip(" \t")
     return env
 
 
@@ -528,7 +538,7 @@ def _normal_mount(key: Key, value: t.Any) -> dict[str, t.Any]:
     new_disk = NEW_DISK.fullmatch(normal["volume"])
     if new_disk:
         normal["volume"] = new_disk.group(1) + ":"
-        normal["size"] = int(Decimal(new_disk.group(2)) * UNITS["G"])
+        normal["size"] = _whole(int(Decimal(new_disk.group(2)) * UNITS["G"]))
     return normal
 
 
@@ -565,7 +575,7 @@ def encode(name: str, normal: t.Any) -> str | int | None:
     if isinstance(normal, bool):
         return int(normal)
     if key.kind == "number":
-        return f"{normal:.10g}"
+        return _number_text(normal)
     if isinstance(normal, tuple):
         return (";" if key.kind == "tags" else " ").join(normal)
     if key.kind == "env":
