@@ -277,8 +277,11 @@ class Containers(Configuration, Backups):
         return str(await self._ct_task(ct, "vzdestroy", user, body))
 
     def _destroy_volumes(self, ct: t.Any) -> None:
+        """What its configuration names; other volumes of its id stay (destroy_lxc_container of PVE/LXC.pm)."""
+        named = [str(text).partition(",")[0] for text in (*ct.config.values(), *ct.pending.values())]
         for volid in self.volumes_of(ct.vmid):
-            self.remove_volume(volid)
+            if volid in named:
+                self.remove_volume(volid)
 
     # ----------------------------------------------------------- snapshots
 

@@ -240,6 +240,14 @@ class Volumes(Tasks):
             log(f"removing volume '{key}' from container '{ct.vmid}' config")
             self.remove_volume(mount["volume"])
             del ct.config[key]
+            if not new_key.startswith("unused"):
+                # Now that no configuration names the volume any more: $volume_reassignfn of PVE/API2/LXC.pm writes the
+                # source before update_pct_config looks at the target.
+                try:
+                    self._check_protection(other, f"can't update CT {other.vmid} drive '{new_key}'")
+                    self._check_mount(print_mount(new))
+                except PveError as error:
+                    raise TaskError(error.message) from error
             other.config[new_key] = print_mount(new)
             log(f"target container '{other.vmid}' updated with '{new_key}'")
             afterwards(self._noticing(other))

@@ -82,6 +82,7 @@ def test_it_is_made_anew_with_its_volumes(lxc: Lxc, hub: Hub) -> None:
         ("POST", f"{base()}/status/shutdown"),
         ("POST", f"{base()}/move_volume"),
         ("POST", f"{base()}/move_volume"),
+        ("PUT", f"{base(holder)}/config"),
         ("DELETE", base()),
         ("POST", "/nodes/pve1/lxc"),
         ("POST", f"{base(holder)}/move_volume"),
@@ -99,14 +100,15 @@ def test_it_is_made_anew_with_its_volumes(lxc: Lxc, hub: Hub) -> None:
         "hostname": "recreate-201-web-1",
         "rootfs": "local-zfs:4",
         "unprivileged": "1",
-        "protection": "1",
     }
     assert run.writes[2][2] == {
         "description": mark(old, "MODE").replace(" -->", f" holder={holder} -->"),
         "digest": ANY,
     }
     assert run.writes[4][2] == {"volume": "mp0", "target-vmid": str(holder), "target-volume": "mp0"}
-    assert run.writes[7][2] == {
+    # Proxmox loses a volume that is moved to a protected container.
+    assert run.writes[6][2] == {"protection": "1"}
+    assert run.writes[8][2] == {
         "vmid": "201",
         "ostemplate": volume,
         "hostname": "web-1",
@@ -121,8 +123,8 @@ def test_it_is_made_anew_with_its_volumes(lxc: Lxc, hub: Hub) -> None:
         "unprivileged": "1",
         "description": mark(now, "MODE").replace(" -->", f" holder={holder} -->"),
     }
-    assert run.writes[10][2] == {"delete": "protection"}
-    assert run.writes[12][2] == {
+    assert run.writes[11][2] == {"delete": "protection"}
+    assert run.writes[13][2] == {
         "env": "PATH=/usr/sbin:/usr/bin\0NGINX_VERSION=1.29.3\0MODE=x",
         "description": mark(now, "MODE"),
         "digest": ANY,
@@ -161,8 +163,16 @@ def test_what_is_not_declared_is_kept_as_well(lxc: Lxc, hub: Hub) -> None:
 def test_in_a_pool_it_stays_there(lxc: Lxc, hub: Hub) -> None:
     filled(lxc, hub, pool="prod")
     run = lxc.converge(**{**options(), "vmid": 201})
-    assert run.writes[7][2]["pool"] == "prod"
+    assert run.writes[8][2]["pool"] == "prod"
     assert 201 in lxc.cluster.cluster.pools["prod"]
+
+
+def test_what_is_to_be_protected_gets_its_volumes_first(lxc: Lxc, hub: Hub) -> None:
+    filled(lxc, hub)
+    run = lxc.converge(**options(protection=True))
+    assert "protection" not in run.writes[8][2]
+    assert run.writes[13][2]["protection"] == "1"
+    kept(lxc)
 
 
 # ------------------------------------------------------------------------------------------------------ interruptions
@@ -194,7 +204,7 @@ def interrupted(lxc: Lxc, count: int, after: bool, **more: t.Any) -> Run:
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("cluster", [{"time_scale": 0, "lag": 0}], indirect=True)
 @pytest.mark.parametrize("after", [False, True])
-@pytest.mark.parametrize("count", range(1, 15))
+@pytest.mark.parametrize("count", range(1, 16))
 def test_interrupted_anywhere_it_goes_on(lxc: Lxc, hub: Hub, count: int, after: bool) -> None:
     _old, now = filled(lxc, hub)
     run = interrupted(lxc, count, after)
@@ -207,7 +217,7 @@ def test_interrupted_anywhere_it_goes_on(lxc: Lxc, hub: Hub, count: int, after: 
     # Nothing else makes empty volumes of what is somewhere else.
     other = lxc(**{**options(), "recreate": False})
     # From the mark on the old container to its removal from the new one.
-    if 4 <= count + after <= 13:
+    if 4 <= count + after <= 14:
         assert other.code == "recreate_interrupted"
         assert other.writes == []
     run = lxc.apply(**options())
@@ -221,7 +231,7 @@ def test_interrupted_anywhere_it_goes_on(lxc: Lxc, hub: Hub, count: int, after: 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("cluster", [{"time_scale": 0, "lag": 0}], indirect=True)
 @pytest.mark.parametrize("status", ["running", "stopped"])
-@pytest.mark.parametrize("count", [None, 5, 9, 11, 14])
+@pytest.mark.parametrize("count", [None, 5, 10, 12, 15])
 def test_it_runs_as_before_when_nothing_is_said_of_that(lxc: Lxc, hub: Hub, count: int | None, status: str) -> None:
     filled(lxc, hub)
     lxc.cluster.call(lambda cluster: setattr(cluster.ct(201), "status", status))
@@ -237,7 +247,7 @@ def test_it_runs_as_before_when_nothing_is_said_of_that(lxc: Lxc, hub: Hub, coun
 @pytest.mark.parametrize("cluster", [{"time_scale": 0, "lag": 0}], indirect=True)
 def test_a_container_by_its_name_is_found_again_when_it_is_gone(lxc: Lxc, hub: Hub) -> None:
     filled(lxc, hub)
-    interrupted(lxc, 8, after=False)
+    interrupted(lxc, 9, after=False)
     assert lxc.ct(201) is None
     named = {key: value for key, value in options().items() if key != "vmid"}
     run = lxc.converge(**named)
@@ -257,7 +267,7 @@ def test_a_task_without_an_image_does_nothing_meanwhile(lxc: Lxc, hub: Hub) -> N
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("cluster", [{"time_scale": 0, "lag": 0}], indirect=True)
-@pytest.mark.parametrize("count", [5, 6, 7, 8, 9, 10, 11])
+@pytest.mark.parametrize("count", range(5, 13))
 def test_the_tag_moves_once_more_meanwhile(lxc: Lxc, hub: Hub, count: int) -> None:
     filled(lxc, hub)
     interrupted(lxc, count, after=False)
@@ -269,7 +279,7 @@ def test_the_tag_moves_once_more_meanwhile(lxc: Lxc, hub: Hub, count: int) -> No
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("cluster", [{"time_scale": 0, "lag": 0}], indirect=True)
-@pytest.mark.parametrize("count", [5, 6, 7])
+@pytest.mark.parametrize("count", [5, 6, 7, 8])
 def test_it_can_be_undone_as_long_as_the_old_one_is_there(lxc: Lxc, hub: Hub, count: int) -> None:
     old, _now = filled(lxc, hub)
     interrupted(lxc, count, after=False)
@@ -307,6 +317,59 @@ def test_a_volume_that_is_added_meanwhile_is_not_destroyed(lxc: Lxc, hub: Hub) -
     lxc.apply(**options())
     # It is not declared: it is detached, and kept.
     assert lxc.ct(201).config["unused0"].startswith("tank:subvol-201-disk-")
+
+
+def protect(cluster: Cluster, _request: t.Any) -> None:
+    """Somebody protects the holder."""
+    next(ct for ct in cluster.cts if ct.vmid != 201).config["protection"] = 1
+
+
+def test_a_volume_that_proxmox_loses_is_missed(lxc: Lxc, hub: Hub) -> None:
+    filled(lxc, hub)
+    on_request(lxc.cluster, "POST", "/move_volume", protect)
+    run = lxc(**options())
+    assert run.code == "protected"
+    holder = next(ct for ct in lxc.cluster.cluster.cts if ct.vmid != 201)
+    assert "mp0" not in {**lxc.ct().config, **holder.config}
+    run = lxc.refused("volume_missing", **options())
+    assert run.details["holder"] == holder.vmid
+    assert list(run.details["volumes"]) == ["mp0"]
+    lost = lxc.cluster.call(data_of)["/srv/www"]
+    lxc.cluster.call(lambda _cluster: holder.config.update(mp0=f"{lost},mp=/srv/www,size=1G"))
+    lxc.apply(**options())
+    kept(lxc)
+
+
+def test_without_a_lost_volume_takes_force(lxc: Lxc, hub: Hub) -> None:
+    filled(lxc, hub)
+    on_request(lxc.cluster, "POST", "/move_volume", protect)
+    assert lxc(**options()).code == "protected"
+    lxc.refused("volume_missing", **options())
+    lxc.converge(**options(force=True))
+    # Nothing has destroyed it.
+    assert set(lxc.cluster.call(data_of)) == {"/srv/www", "/var/cache/nginx"}
+
+
+def test_nothing_goes_to_a_container_that_was_protected_meanwhile(lxc: Lxc, hub: Hub) -> None:
+    filled(lxc, hub)
+    on_request(lxc.cluster, "POST", "/status/shutdown", protect)
+    run = lxc(**options())
+    assert run.code == "protected"
+    assert [path for _method, path, _params in run.writes if path.endswith("/move_volume")] == []
+    lxc.apply(**options())
+    kept(lxc)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize("cluster", [{"time_scale": 0, "lag": 0}], indirect=True)
+def test_the_new_one_that_was_protected_meanwhile_gets_nothing(lxc: Lxc, hub: Hub) -> None:
+    filled(lxc, hub)
+    interrupted(lxc, 10, after=False)
+    lxc.cluster.call(lambda cluster: cluster.ct(201).config.update(protection=1))
+    lxc.refused("protected", **options())
+    lxc.cluster.call(lambda cluster: cluster.ct(201).config.pop("protection"))
+    lxc.apply(**options())
+    kept(lxc)
 
 
 # ----------------------------------------------------------------------------------------------------------- refusals

@@ -296,6 +296,16 @@ def _refuse_volumes(config: t.Mapping[str, t.Any], _payload: t.Any) -> None:
         )
 
 
+def _refuse_protection(config: t.Mapping[str, t.Any], _payload: t.Any) -> None:
+    """Refuse to move a volume to a protected container: Proxmox would take it from its own one, and then fail."""
+    if properties.read("protection", config.get("protection")) is True:
+        raise Failure(
+            "protected",
+            f"{config.get('hostname')}, which is to get volumes, is protected.",
+            "Remove its protection, and run again.",
+        )
+
+
 def _refuse_foreign_lines(config: t.Mapping[str, t.Any], sent: t.Mapping[str, t.Any]) -> None:
     """Refuse what a registry has given to Proxmox, but not to who looked at the image before.
 
@@ -322,6 +332,7 @@ def _refuse_foreign_lines(config: t.Mapping[str, t.Any], sent: t.Mapping[str, t.
 
 CHECKS: dict[str, t.Callable[[t.Mapping[str, t.Any], t.Any], None]] = {
     "only_root": _refuse_volumes,
+    "unprotected": _refuse_protection,
     "imported": _refuse_foreign_lines,
 }
 

@@ -6,15 +6,19 @@
 Proxmox has no call for it. A container cannot change its root volume's content, and removing it destroys every volume
 that its configuration names. So a second container, the holder, takes the volumes meanwhile:
 
-1. The holder is made of the new image, which proves that the image is good. It is protected from removal, and its
-   description keeps the old container's configuration.
+1. The holder is made of the new image, which proves that the image is good. Its description keeps the old container's
+   configuration, and which volumes it had.
 2. The old container is marked, stopped, and its volumes go to the holder (``move_volume`` with ``target-vmid`` renames
-   a volume; nothing is copied).
+   a volume; nothing is copied). Then the holder is protected from removal.
 3. When nothing but the root volume is left to it, the old container is removed, and made anew under the same id.
 4. The volumes come back, and when nothing but its root volume is left to it, the holder is removed.
 
-At every moment each volume is named by the configuration of one container, and no container is removed that names
-another volume than its root. After an interruption the next run goes on from what it finds.
+Within ``move_volume`` Proxmox takes the volume from the one configuration before it looks whether the other one takes
+it. So nothing is moved to a protected container, which would not. When a move fails all the same, a volume may be named
+by no configuration; the next run misses it, and refuses to go on without it.
+
+No container is removed that names another volume than its root. After an interruption the next run goes on from what it
+finds.
 """
 
 from __future__ import annotations
@@ -66,12 +70,16 @@ _UNKNOWN = Mark("unknown", "sha256:" + "0" * 64)
 
 @dataclass(frozen=True)
 class Journal:
-    """What a holder knows of the container whose volumes it holds. running: whether it ran before."""
+    """What a holder knows of the container whose volumes it holds.
+
+    running: whether it ran before. volumes: those that it had besides its root, as its configuration named them.
+    """
 
     vmid: int
     config: t.Mapping[str, t.Any]
     pool: str | None = None
     running: bool = False
+    volumes: t.Mapping[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return as_note("journal", vars(self))
@@ -141,6 +149,42 @@ def volumes_of(config: t.Mapping[str, t.Any]) -> dict[str, str]:
     return found
 
 
+def refuse_missing_volumes(declared: Declared, journal: Journal, named: t.Iterable[str], holder: Actual) -> None:
+    """Refuse to go on when a volume that the container had is in no configuration any more.
+
+    named: the volumes that the container and its holder have. A move gives a volume another name, and may give it
+    another key; where it lies and where it is mounted stays.
+
+    Raises:
+        Failure: ``volume_missing`` unless ``force``.
+    """
+    present = [_place(text) for text in named]
+    missing = {}
+    for key, text in journal.volumes.items():
+        if _place(text) in present:
+            present.remove(_place(text))
+        else:
+            missing[key] = text
+    if missing and not declared.force:
+        names = ", ".join(f"{key} ({text})" for key, text in missing.items())
+        raise Failure(
+            "volume_missing",
+            f"{declared.label} had volumes that neither it nor container {holder.vmid}, which holds its volumes, has "
+            f"now: {names}.",
+            f"Look on the storage for volumes of {holder.vmid} and {journal.vmid} that no container uses, and put them "
+            f"into {holder.vmid} with their mount points ('pct set {holder.vmid} --mp0 VOLUME,mp=PATH'). Or set "
+            "'force: true' to go on without them.",
+            vmid=journal.vmid,
+            holder=holder.vmid,
+            volumes=missing,
+        )
+
+
+def _place(text: str) -> tuple[str | None, str]:
+    mount = t.cast("dict[str, t.Any]", properties.read("mp0", text))
+    return properties.volume_of(mount["volume"]).storage, mount.get("mp") or ""
+
+
 def refuse_losses(declared: Declared, actual: Actual, standing: Standing, marked: bool) -> None:
     """Refuse what removing the old container would lose besides its root volume.
 
@@ -203,7 +247,8 @@ def kept_config(actual: Actual, pool: str | None) -> Journal:
         if key not in _NOT_KEPT and key not in volumes_of(actual.config) and properties.key_of(key)
     }
     config["description"] = actual.config.get("description") or ""
-    return Journal(actual.vmid, {key: text for key, text in config.items() if text != ""}, pool, actual.running)
+    config = {key: text for key, text in config.items() if text != ""}
+    return Journal(actual.vmid, config, pool, actual.running, volumes_of(actual.config))
 
 
 def new_config(declared: Declared, journal: Journal) -> dict[str, t.Any]:
@@ -275,6 +320,9 @@ class _Work:
 
     def move(self, source: str, target: int | str, volumes: t.Mapping[str, str], taken: t.Iterable[str]) -> None:
         """Give volumes to the other container, each under its own key when that is free."""
+        if volumes:
+            path = f"nodes/{self.node}/lxc/{target}/config"
+            self.add(Step("checked", "GET", path, check="unprotected"))
         used = set(taken)
         for key, text in volumes.items():
             family = re.sub(r"\d+\Z", "", key)
@@ -285,6 +333,13 @@ class _Work:
             storage = properties.volume_of(str(properties.read(key, text)["volume"])).storage
             step.needs = [Need(self.all_paths, ("VM.Config.Disk",), f"move {key}"), space_need(storage or "")]
             self.add(step)
+
+    def protect(self, wanted: bool) -> None:
+        """Protect the holder from removal, or let volumes into it and have it removed."""
+        params = {"protection": True} if wanted else {"delete": "protection"}
+        step = Step("protected" if wanted else "unprotected", "PUT", f"{self.holder_base}/config", params)
+        step.needs = [Need(self.all_paths, ("VM.Config.Options",), "change protection")]
+        self.add(step)
 
     def remove(self, base: str, action: str, why: str) -> Step:
         """Remove a container to which nothing but its root is left."""
@@ -319,9 +374,13 @@ def plan_recreation(
     work = _Work(node, vmid, holder.vmid if holder else HOLDER, pool)
     held = volumes_of(holder.config) if holder else {}
     volumes = volumes_of(actual.config) if actual else {}
+    if holder and journal:
+        refuse_missing_volumes(declared, journal, [*held.values(), *volumes.values()], holder)
     root: Actual
     if is_new:
         root = t.cast("Actual", actual)
+        if held:
+            refuse_protected(root, "given its volumes back")
     else:
         if journal is None:
             journal = kept_config(t.cast("Actual", actual), standing.pool)
@@ -336,7 +395,8 @@ def plan_recreation(
         root = _create(work, declared, image, config, mark)
     if holder or not is_new:
         work.move(work.holder_base, vmid, held, volumes)
-        _release(work)
+        work.protect(False)
+        work.remove(work.holder_base, "released", "remove the container that held the volumes")
     predicted = Actual(vmid, node, root.status, {**root.current, **held, **volumes}, pool=declared.pool)
     target = settle(declared, predicted, image)
     if journal and journal.running and target.running is None:
@@ -382,7 +442,6 @@ def _clear(
             "hostname": holder_name(work.vmid, actual.hostname),
             "rootfs": root,
             "unprivileged": properties.read("unprivileged", actual.config.get("unprivileged")) is True,
-            "protection": True,
             "description": _fitting(text),
         }
         made = Declared(template=image.volume, pool=work.pool, node=work.node)
@@ -402,7 +461,14 @@ def _clear(
         step = power_step(work.base, "stopped", "shutdown", work.paths, "running", "stopped")
         step.params["forceStop"] = True
         work.add(step)
-    work.move(work.base, work.holder, volumes_of(actual.config), volumes_of(holder.config) if holder else ())
+    volumes = volumes_of(actual.config)
+    is_protected = bool(holder and holder.is_protected)
+    if volumes and is_protected:
+        work.protect(False)
+        is_protected = False
+    work.move(work.base, work.holder, volumes, volumes_of(holder.config) if holder else ())
+    if not is_protected:
+        work.protect(True)
     work.remove(work.base, "destroyed", "remove the old container")
 
 
@@ -420,7 +486,9 @@ def _fitting(text: str) -> str:
 
 def _create(work: _Work, declared: Declared, image: Artefact, config: dict[str, t.Any], mark: Mark | None) -> Actual:
     """Make the container anew; what it then is."""
-    sent = {key: normal for key, normal in config.items() if key not in IMPORTED_KEYS or image.method not in IMPORTED}
+    # It is protected when it has its volumes.
+    late = ("protection", *(IMPORTED_KEYS if image.method in IMPORTED else ()))
+    sent = {key: normal for key, normal in config.items() if key not in late}
     params = {key: properties.encode(key, normal) for key, normal in sent.items()}
     params = {key: text for key, text in params.items() if text is not None}
     request = {"ostemplate": image.volume, **params}
@@ -441,10 +509,3 @@ def _create(work: _Work, declared: Declared, image: Artefact, config: dict[str, 
         work.add(Step("checked", "GET", f"{work.base}/config", check="imported", payload=step.params))
     made = imported(params, image.found) if image.method in IMPORTED else params
     return Actual(work.vmid, work.node, "stopped", made, pool=declared.pool)
-
-
-def _release(work: _Work) -> None:
-    step = Step("unprotected", "PUT", f"{work.holder_base}/config", {"delete": "protection"})
-    step.needs = [Need(work.all_paths, ("VM.Config.Options",), "change protection")]
-    work.add(step)
-    work.remove(work.holder_base, "released", "remove the container that held the volumes")
