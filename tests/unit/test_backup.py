@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import typing as t
+from dataclasses import replace
 
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import missing as missing_needs
@@ -281,6 +282,11 @@ def test_the_declaration_of_a_restore() -> None:
     over = declare(wish(restore=RestoreWish(force=True)), standing(container("running")))
     assert over.restore is not None
     assert (over.state, over.force, over.restore.force) == ("started", True, True)
+    by_name = wish(restore=RestoreWish(hostname="web-1", force=True))
+    for there, unique in ((container(), False), (replace(container(), vmid=202), True)):
+        restore = declare(by_name, standing(there, vmid=None)).restore
+        assert restore is not None
+        assert restore.unique is unique
 
 
 def failed(**details: t.Any) -> Outcome:

@@ -153,7 +153,7 @@ def declare(wish: Wish, standing: Standing) -> Declared:
     """The container that the restore makes, as the engine wants it."""
     restore, backup, existing = wish.restore, standing.backup, standing.existing
     start = restore.start if restore.start is not None else bool(existing and existing.running)
-    same = standing.vmid == backup.vmid
+    same = (existing.vmid if existing else standing.vmid) == backup.vmid
     return Declared(
         state="started" if start else "present",
         node=existing.node if existing else backup.node,
