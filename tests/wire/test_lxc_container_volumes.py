@@ -141,6 +141,35 @@ def test_another_storage_is_reported_until_moving_is_allowed(lxc: Lxc) -> None:
     assert (volumes(lxc), volumes(lxc, "tank")) == ([], ["subvol-201-disk-0"])
 
 
+@pytest.mark.parametrize("state", ["present", "started"])
+def test_a_failed_move_does_not_leave_it_stopped(lxc: Lxc, state: str) -> None:
+    lxc.add(status="running")
+    root = {"storage": "tank", "size": "8G"}
+    given: dict[str, t.Any] = {"vmid": 201, "node": "pve1", "state": state, "rootfs": root}
+    given.update(move_volumes=True, restart="if_needed")
+    lxc.cluster.call("fail", "POST", "/move_volume", 500, "out of space")
+    run = lxc(**given)
+    assert run.result["failed"]
+    assert "It was stopped for this and is started again." in run.result["msg"]
+    assert lxc.ct().status == "running"
+    lxc.cluster.call("fail", "POST", "/status/start", 500, "no such bridge")
+    run = lxc(**given)
+    assert "It was stopped for this and could not be started again: " in run.result["msg"]
+    assert lxc.ct().status == "stopped"
+    lxc.cluster.call("clear_failures")
+    lxc.ct().status = "running"
+    lxc.converge(**given)
+
+
+def test_a_container_that_is_to_be_stopped_stays_so_after_a_failed_move(lxc: Lxc) -> None:
+    lxc.add(status="running")
+    lxc.cluster.call("fail", "POST", "/move_volume", 500, "out of space")
+    root = {"storage": "tank", "size": "8G"}
+    run = lxc(vmid=201, node="pve1", state="stopped", rootfs=root, move_volumes=True)
+    assert run.result["failed"]
+    assert lxc.ct().status == "stopped"
+
+
 def test_a_running_container_is_stopped_once_for_all_moves(lxc: Lxc) -> None:
     lxc.add(status="running", config={"mp0": DATA})
     given: dict[str, t.Any] = {

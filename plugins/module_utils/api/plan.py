@@ -47,6 +47,7 @@ class Step:
     needs: the privileges.
     check: what must be true of the answer of a read before the plan goes on (``CHECKS`` in apply).
     payload: what a step needs that is more than one request.
+    on_failure: what is sent when it fails, so that a container which was stopped for it runs again.
     """
 
     action: str
@@ -58,6 +59,7 @@ class Step:
     digest: bool = False
     check: str | None = None
     payload: t.Any = None
+    on_failure: Step | None = None
 
     def add(self, key: str, before: t.Any, after: t.Any, effect: str = LIVE) -> None:
         """Note a change that this step makes."""

@@ -129,9 +129,22 @@ class Executor:
                 if step.digest:
                     params["digest"] = digest or self._digest(step.path)
                     digest = None
-                self._send(step, self._named(step.path, chosen), params)
+                try:
+                    self._send(step, self._named(step.path, chosen), params)
+                except Failure as failure:
+                    if step.on_failure:
+                        self._start_again(step.on_failure, failure)
+                    raise
             self._progress(step.action, time.monotonic() - began)
         return chosen or 0
+
+    def _start_again(self, step: Step, failure: Failure) -> None:
+        """Start what the plan has stopped, and say in the failure of what it was stopped for whether it runs."""
+        try:
+            self._send(step, step.path, step.params)
+            failure.message += " It was stopped for this and is started again."
+        except Failure as reason:
+            failure.message += f" It was stopped for this and could not be started again: {reason.message}"
 
     def send(self, step: Step) -> None:
         """Carry out a step that names no container: nothing in it stands for an id.

@@ -450,6 +450,9 @@ def _plan_power(
             step.params["forceStop"] = True
         plan.steps.append(step)
         runs = False
+        if declared.running is not False:
+            for step in (*moves, *filter(None, (migration,))):
+                step.on_failure = power_step(base, "started", "start", paths, "stopped", "started")
     plan.steps += moves
     if migration:
         if runs:
