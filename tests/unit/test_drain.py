@@ -64,23 +64,25 @@ def landscape(*entries: dict[str, t.Any]) -> Landscape:
 
 # ------------------------------------------------------------------------------------------------------ the mark
 
-MARKS = st.builds(Mark, st.from_regex(r"\A[a-zA-Z0-9]([a-zA-Z0-9-]{0,20}[a-zA-Z0-9])?\Z"), st.booleans())
+MARKS = st.builds(Mark, st.from_regex(r"\A[a-zA-Z0-9]([a-zA-Z0-9-]{0,20}[a-zA-Z0-9])?\Z"), st.integers(100, 10**9), st.booleans())
 
 
 @given(st.text(st.characters(exclude_characters="\r"), max_size=80), MARKS, MARKS)
 def test_a_mark_comes_and_goes_and_the_text_stays(text: str, one: Mark, other: Mark) -> None:
     plain = text.rstrip("\n")
     marked = with_mark(text, one)
-    assert mark_of(marked) == one
+    assert mark_of(marked, one.vmid) == one
+    assert mark_of(marked, one.vmid + 1) is None
     # Proxmox adds a newline.
     assert with_mark(marked + "\n", None) == plain
     assert with_mark(marked, other) == with_mark(text, other)
 
 
 def test_the_mark_of_an_image_and_that_of_a_home_leave_each_other_alone() -> None:
-    both = with_mark(f"Web\n\n{IMAGE}\n", Mark("pve1", True))
-    assert (mark_of(both), image_mark_of(both)) == (Mark("pve1", True), image_mark_of(IMAGE))
-    assert mark_of(with_image_mark(both, None)) == Mark("pve1", True)
+    home = Mark("pve1", 201, True)
+    both = with_mark(f"Web\n\n{IMAGE}\n", home)
+    assert (mark_of(both, 201), image_mark_of(both)) == (home, image_mark_of(IMAGE))
+    assert mark_of(with_image_mark(both, None), 201) == home
     assert with_mark(both, None) == f"Web\n\n{IMAGE}"
 
 
@@ -221,7 +223,7 @@ def test_no_node_is_overfilled_where_another_has_room(weights: list[int], used: 
 
 # ------------------------------------------------------------------------------------------------------ the steps
 
-RAN, STOPPED = str(Mark("pve1", True)), str(Mark("pve1", False))
+RAN, STOPPED = str(Mark("pve1", 201, True)), str(Mark("pve1", 201, False))
 
 
 @pytest.mark.parametrize(

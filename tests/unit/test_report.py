@@ -200,7 +200,7 @@ def test_the_drift_that_could_not_be_told() -> None:
 
 
 def test_the_collections_own_marks_are_not_shown() -> None:
-    container = {**CONTAINER, "config": {"description": "Shop <!-- lxcri.proxmox home=pve1 was=running -->"}}
+    container = {**CONTAINER, "config": {"description": "Shop <!-- lxcri.proxmox home=pve1 vmid=201 was=running -->"}}
     assert "home=" not in words(page(cluster(), [container], None, "Fleet", NOW))
 
 

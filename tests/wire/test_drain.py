@@ -27,9 +27,10 @@ from ansible_collections.lxcri.proxmox.tests.wire.support import (
 
 TASKS = "GET /nodes/pve1/tasks"
 NETWORKS = [f"GET /nodes/{node}/network" for node in NODES]
-HERE = "<!-- lxcri.proxmox home=pve1 was={} -->"
-# How a drained container and one that is back look.
-RAN, STOPPED = HERE.format("running"), HERE.format("stopped")
+HERE = "<!-- lxcri.proxmox home=pve1 vmid={} was={} -->"
+# What is noted of the first container, and of the second one.
+RAN, STOPPED = HERE.format(201, "running"), HERE.format(201, "stopped")
+RAN_2, STOPPED_2 = HERE.format(202, "running"), HERE.format(202, "stopped")
 
 
 class Drain(Module):
@@ -145,7 +146,7 @@ def test_they_come_back_as_they_were_and_no_others(drain: Drain) -> None:
     drain.add(202)
     drain.add(203, node="pve2", status="running")
     drain.apply()
-    assert drain.marks() == {201: f"Shop\n\n{RAN}", 202: STOPPED}
+    assert drain.marks() == {201: f"Shop\n\n{RAN}", 202: STOPPED_2}
     run = drain.converge(state="returned")
     assert drain.where() == {201: ("pve1", "running"), 202: ("pve1", "stopped"), 203: ("pve2", "running")}
     assert drain.marks() == {201: "Shop"}
@@ -158,7 +159,7 @@ def test_they_come_back_as_they_were_and_no_others(drain: Drain) -> None:
 
 def test_what_ran_runs_again_and_what_was_started_meanwhile_goes_on(drain: Drain) -> None:
     drain.add(201, node="pve2", config={"description": RAN})
-    drain.add(202, node="pve3", status="running", config={"description": STOPPED})
+    drain.add(202, node="pve3", status="running", config={"description": STOPPED_2})
     run = drain.converge(state="returned")
     assert drain.where() == {201: ("pve1", "running"), 202: ("pve1", "running")}
     assert [change[0] for change in plans(run)["web-1"]] == ["node", "state", "home"]
@@ -167,7 +168,7 @@ def test_what_ran_runs_again_and_what_was_started_meanwhile_goes_on(drain: Drain
 
 def test_a_container_from_elsewhere_keeps_its_home(drain: Drain) -> None:
     drain.add(
-        201, node="pve1", status="running", config={"description": HERE.format("stopped").replace("pve1", "pve3")}
+        201, node="pve1", status="running", config={"description": STOPPED.replace("pve1", "pve3")}
     )
     drain.converge(targets=["pve2"])
     assert drain.marks() == {201: RAN.replace("pve1", "pve3")}
@@ -355,7 +356,7 @@ def test_the_others_go_and_the_task_fails_with_those_that_cannot(drain: Drain) -
     assert drain.where() == {201: ("pve1", "running"), 202: ("pve2", "running")}
     assert run.result["summary"] == {"moved": 1, "settled": 0, "failed": 1, "remaining": 1}
     # Nothing is written about what stays.
-    assert drain.marks() == {202: RAN}
+    assert drain.marks() == {202: RAN_2}
 
 
 def test_nothing_goes_when_all_have_to(drain: Drain) -> None:
@@ -450,7 +451,7 @@ def test_every_privilege_that_is_missing_is_named_before_the_first_write(drain: 
 
 def test_a_token_with_these_privileges_is_enough(drain: Drain) -> None:
     drain.add(201, status="running")
-    drain.add(202, node="pve2", config={"description": RAN})
+    drain.add(202, node="pve2", config={"description": RAN_2})
     held = ["VM.Audit", "VM.Migrate", "VM.Config.Options", "VM.PowerMgmt"]
     drain.cluster.call("add_user", "ci@pve", acl={"/vms": held})
     secret = drain.cluster.call("add_token", "ci@pve!t1")
@@ -498,6 +499,20 @@ def test_a_run_goes_on_where_one_was_interrupted(drain: Drain, node: str, status
     assert drain.where()[201] == ("pve2", "running")
     drain.converge(state="returned")
     assert (drain.where()[201], drain.marks()) == (("pve1", "running"), {})
+
+
+@pytest.mark.parametrize("state", ["drained", "returned"])
+def test_a_copy_of_a_container_that_is_away_is_left_alone(drain: Drain, state: str) -> None:
+    """A clone, or a backup that was restored, has the description of the container that it was made of."""
+    drain.add(305, node="pve2", config={"description": RAN})
+    drain.unchanged(state=state)
+    assert drain.where() == {305: ("pve2", "stopped")}
+
+
+def test_a_copy_gets_a_home_of_its_own(drain: Drain) -> None:
+    drain.add(202, config={"description": RAN})
+    drain.converge()
+    assert (drain.where(), drain.marks()) == ({202: ("pve2", "stopped")}, {202: STOPPED_2})
 
 
 def test_a_return_goes_on_where_one_was_interrupted(drain: Drain) -> None:
@@ -589,7 +604,7 @@ def test_a_target_that_goes_offline_in_the_middle(drain: Drain) -> None:
 
 def test_containers_on_another_node_that_is_offline_are_mentioned_when_others_return(drain: Drain) -> None:
     drain.add(201, node="pve2", config={"description": STOPPED})
-    drain.add(202, node="pve3", config={"description": STOPPED})
+    drain.add(202, node="pve3", config={"description": STOPPED_2})
     drain.cluster.call("set_node_offline", "pve3")
     run = drain(state="returned")
     assert drain.where()[201] == ("pve1", "stopped")
@@ -650,4 +665,4 @@ def test_what_the_ha_manager_is_moving_is_waited_for(drain: Drain) -> None:
 
 
 def test_the_mark_of_the_simulator_is_that_of_the_module() -> None:
-    assert (mark_of(RAN), mark_of("Mine")) == (mark_of(str(mark_of(RAN))), None)
+    assert (mark_of(RAN, 201), mark_of("Mine", 201)) == (mark_of(str(mark_of(RAN, 201)), 201), None)

@@ -77,7 +77,7 @@ def test_the_same_in_json_and_in_the_spellings_of_yaml(present: Lxc) -> None:
 
 
 def test_a_container_that_is_away_from_home_keeps_the_note_of_it(lxc: Lxc) -> None:
-    home = "<!-- lxcri.proxmox home=pve2 was=running -->"
+    home = "<!-- lxcri.proxmox home=pve2 vmid=201 was=running -->"
     lxc.add(201, status="running", config={**CONFIG, "description": f"Shop\n\n{home}\n"})
     place = {"vmid": 201, "node": "pve1"}
     lxc.unchanged(**place, description="Shop")

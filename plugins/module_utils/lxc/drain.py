@@ -61,7 +61,9 @@ HA_IGNORED = (None, "ignored")
 
 FIRST_POLL, LAST_POLL = 0.5, 5.0
 
-_MARK = re.compile(r"\n*<!-- lxcri\.proxmox home=(?P<home>[a-zA-Z0-9-]+) was=(?P<was>running|stopped) -->")
+_MARK = re.compile(
+    r"\n*<!-- lxcri\.proxmox home=(?P<home>[a-zA-Z0-9-]+) vmid=(?P<vmid>\d+) was=(?P<was>running|stopped) -->"
+)
 _REASON = re.compile(r"(?<!TASK )ERROR: (?:migration aborted \(duration [\d:]+\): )?(?P<reason>.+)")
 _NODE = re.compile(r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?")
 _STORAGE = re.compile(r"[a-zA-Z][a-zA-Z0-9._-]*[a-zA-Z0-9]")
@@ -72,13 +74,17 @@ _STORAGE = re.compile(r"[a-zA-Z][a-zA-Z0-9._-]*[a-zA-Z0-9]")
 
 @dataclass(frozen=True)
 class Mark:
-    """Where a container is at home, and whether it ran when it was taken away."""
+    """Where a container is at home, and whether it ran when it was taken away.
+
+    vmid: the container's. A clone and a restored backup have the description of another one, but not its home.
+    """
 
     home: str
+    vmid: int
     running: bool
 
     def __str__(self) -> str:
-        return f"<!-- lxcri.proxmox home={self.home} was={'running' if self.running else 'stopped'} -->"
+        return f"<!-- lxcri.proxmox home={self.home} vmid={self.vmid} was={'running' if self.running else 'stopped'} -->"
 
     @property
     def shown(self) -> str:
@@ -86,10 +92,11 @@ class Mark:
         return f"{self.home}, {'running' if self.running else 'stopped'}"
 
 
-def mark_of(description: t.Any) -> Mark | None:
-    """The mark in a description; None when there is none."""
+def mark_of(description: t.Any, vmid: int) -> Mark | None:
+    """The mark of a container in its description; None when there is none."""
     match = _MARK.search(str(description or ""))
-    return Mark(match["home"], match["was"] == "running") if match else None
+    mark = Mark(match["home"], int(match["vmid"]), match["was"] == "running") if match else None
+    return mark if mark and mark.vmid == vmid else None
 
 
 def with_mark(description: t.Any, mark: Mark | None) -> str:
@@ -193,7 +200,7 @@ class Move:
     @property
     def mark(self) -> Mark | None:
         """The mark that it has."""
-        return mark_of(self.actual.current.get("description"))
+        return mark_of(self.actual.current.get("description"), self.actual.vmid)
 
     @property
     def ha_managed(self) -> bool:
@@ -241,7 +248,7 @@ def wanted_mark(wish: Wish, move: Move) -> Mark | None:
         return None
     known = move.mark
     home = known.home if known else wish.node
-    return Mark(home, move.actual.running or bool(known and known.running))
+    return Mark(home, move.actual.vmid, move.actual.running or bool(known and known.running))
 
 
 def plan_move(wish: Wish, move: Move, landscape: Landscape) -> Plan:
