@@ -483,9 +483,14 @@ address_timeout:
     - Seconds to wait for an address.
   type: int
   default: 60
+shutdown_timeout:
+  description:
+    - Seconds that the container has to shut down. One that is restarted, moved or made anew is stopped hard then; one
+      that is to be V(stopped) goes on running, and the task fails. Proxmox waits for a minute by default.
+  type: int
 timeout:
   description:
-    - Seconds to wait for each task of Proxmox. The task itself goes on.
+    - Seconds to wait for each task of Proxmox, besides O(SHUTDOWN_TIMEOUT). The task itself goes on.
   type: int
   default: 600
 """
@@ -606,6 +611,7 @@ _REFERENCES = {
     "O(RECREATE)": "recreate=true",
     "O(FORCE)": "force=true",
     "O(RESTART=if_needed)": "restart=if_needed",
+    "O(SHUTDOWN_TIMEOUT)": "shutdown_timeout",
     "O(STATE=absent)": "state=absent",
 }
 

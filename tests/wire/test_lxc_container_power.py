@@ -279,6 +279,16 @@ def test_a_container_that_does_not_stop_is_a_failure_that_says_how(lxc: Lxc) -> 
     lxc.converge(vmid=201, node="pve1", state="stopped", force=True)
 
 
+def test_the_time_that_a_container_has_to_shut_down(lxc: Lxc) -> None:
+    lxc.add(status="running").shutdown_secs = 90
+    assert lxc(vmid=201, node="pve1", state="stopped").code == "shutdown_timeout"
+    run = lxc.converge(vmid=201, node="pve1", state="stopped", shutdown_timeout=120)
+    assert run.writes == [(*SHUTDOWN[:2], {"timeout": "120"})]
+    lxc.converge(vmid=201, node="pve1", state="started")
+    run = lxc.apply(vmid=201, node="pve1", state="restarted", shutdown_timeout=120, timeout=30)
+    assert run.writes == [(*REBOOT[:2], {"timeout": "120"})]
+
+
 def test_a_task_that_outlives_its_timeout_is_left_alone(lxc: Lxc) -> None:
     lxc.cluster.call("set_option", "time_scale", 1.0)
     lxc.add(status="running").shutdown_secs = 30

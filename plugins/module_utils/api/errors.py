@@ -239,7 +239,11 @@ _SENTENCES: tuple[tuple[str, str, str], ...] = (
         r"No route to host|Connection refused|Connection timed out|broken pipe",
         "The node does not answer; bring it back or choose another one.",
     ),
-    ("shutdown_timeout", r"container did not stop", "Raise 'timeout', or allow a hard stop with 'force: true'."),
+    (
+        "shutdown_timeout",
+        r"container did not stop",
+        "Raise 'shutdown_timeout', or allow a hard stop with 'force: true' where the module has it.",
+    ),
     ("checkpoint_failed", r"CRIU|lxc-checkpoint", "Proxmox's suspend is experimental; use a snapshot or a checkpoint."),
 )
 

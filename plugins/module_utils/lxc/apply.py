@@ -219,22 +219,25 @@ class Executor:
     def _send_once(self, step: Step, path: str, params: t.Mapping[str, t.Any]) -> None:
         answer = self._client.request(step.method, path, params)
         if is_upid(answer):
-            self.log.tasks.append(self._watcher.wait(answer, self._timeout))
+            # What a container has to shut down comes before what the task needs besides.
+            limit = self._timeout + float(params.get("timeout") or 0)
+            self.log.tasks.append(self._watcher.wait(answer, limit))
             if type_of(answer) in (*HA_TASKS, "vzreboot"):
                 # These tasks end before the container has its new state: the HA manager, or systemd, makes it so.
-                self._await_state(path, params)
+                self._await_state(path, params, limit)
         elif step.action == "made a template":
             self._await_template(path)
 
-    def _await_state(self, path: str, params: t.Mapping[str, t.Any]) -> None:
+    def _await_state(self, path: str, params: t.Mapping[str, t.Any], limit: float) -> None:
         if path.endswith("/migrate"):
             _nodes, _node, kind, vmid, _call = path.split("/")
             there = f"nodes/{params['target']}/{kind}/{vmid}"
-            self._poll(lambda: self._exists(there), f"arrived on {params['target']}")
+            self._poll(lambda: self._exists(there), f"arrived on {params['target']}", limit)
             return
         base = path.partition("/status/")[0]
         wanted = "stopped" if path.endswith(("/stop", "/shutdown")) else "running"
-        self._poll(lambda: self._client.get(f"{base}/status/current").get("status") == wanted, f"was {wanted}")
+        status = f"{base}/status/current"
+        self._poll(lambda: self._client.get(status).get("status") == wanted, f"was {wanted}", limit)
 
     def _exists(self, base: str) -> bool:
         try:
@@ -256,14 +259,14 @@ class Executor:
         )
         if upids:
             self.log.tasks.append(self._watcher.wait(str(upids[-1]["upid"]), self._timeout))
-        self._poll(lambda: bool(self._client.get(f"{base}/config").get("template")), "was a template")
+        self._poll(lambda: bool(self._client.get(f"{base}/config").get("template")), "was a template", self._timeout)
 
-    def _poll(self, done: t.Callable[[], bool], what: str) -> None:
-        deadline = time.monotonic() + self._timeout
+    def _poll(self, done: t.Callable[[], bool], what: str, limit: float) -> None:
+        deadline = time.monotonic() + limit
         pause = FIRST_POLL
         while not done():
             if time.monotonic() > deadline:
-                raise Failure("timeout", f"The container never {what} within {self._timeout:g} s.", "Raise 'timeout'.")
+                raise Failure("timeout", f"The container never {what} within {limit:g} s.", "Raise 'timeout'.")
             self._sleep(pause)
             pause = min(pause * 1.5, LAST_POLL)
 

@@ -444,7 +444,7 @@ def _plan_power(
     must_stop = runs and (declared.running is False or bool(moves))
     if must_stop:
         call = "stop" if declared.force and declared.running is False else "shutdown"
-        step = power_step(base, "stopped", call, paths, "running", "stopped")
+        step = power_step(base, "stopped", call, paths, "running", "stopped", declared.shutdown_timeout)
         if call == "shutdown" and declared.running is not False:
             # The restart is allowed: a container that ignores the shutdown is stopped hard, as a reboot does.
             step.params["forceStop"] = True
@@ -465,7 +465,8 @@ def _plan_power(
         plan.steps.append(power_step(base, "started", "start", paths, "stopped", "started"))
         runs = True
     elif runs and not migration and (waits or declared.state == "restarted"):
-        plan.steps.append(power_step(base, "restarted", "reboot", paths, "running", "restarted"))
+        timeout = declared.shutdown_timeout
+        plan.steps.append(power_step(base, "restarted", "reboot", paths, "running", "restarted", timeout))
     if declared.state == "template" and not actual.is_template:
         plan.steps.append(template_step(base, paths))
     plan.running_after = runs
@@ -479,9 +480,19 @@ def _waits_for_restart(plan: Plan, actual: Actual) -> bool:
     return any(key not in settled for key in actual.pending)
 
 
-def power_step(base: str, action: str, call: str, paths: tuple[str, ...], before: str, after: str) -> Step:
-    """The step that starts, stops or restarts a container."""
+def power_step(
+    base: str,
+    action: str,
+    call: str,
+    paths: tuple[str, ...],
+    before: str,
+    after: str,
+    shutdown_timeout: int | None = None,
+) -> Step:
+    """The step that starts, stops or restarts a container. shutdown_timeout: seconds, for what shuts it down."""
     step = Step(action, "POST", f"{base}/status/{call}")
+    if shutdown_timeout is not None and call in ("shutdown", "reboot"):
+        step.params["timeout"] = shutdown_timeout
     step.add("state", before, after, LIVE if before == "stopped" else RESTART)
     step.needs = [Need(paths, ("VM.PowerMgmt",), f"{call} the container")]
     return step

@@ -458,7 +458,8 @@ def _clear(
         step.needs = key_needs("description", None, text, work.paths, False)
         work.add(step)
     if actual.running:
-        step = power_step(work.base, "stopped", "shutdown", work.paths, "running", "stopped")
+        timeout = declared.shutdown_timeout
+        step = power_step(work.base, "stopped", "shutdown", work.paths, "running", "stopped", timeout)
         step.params["forceStop"] = True
         work.add(step)
     volumes = volumes_of(actual.config)

@@ -167,6 +167,7 @@ def container_options(with_defaults: bool = True) -> dict[str, t.Any]:
         purge={"type": "bool"},
         wait_for_address={"type": "bool"},
         address_timeout={"type": "int"},
+        shutdown_timeout={"type": "int"},
         timeout={"type": "int"},
     )
     if with_defaults:
@@ -259,6 +260,7 @@ class Declared:
     purge: bool = False
     wait_for_address: bool = False
     address_timeout: int = 60
+    shutdown_timeout: int | None = None
     timeout: int = 600
     spread: str | None = None
     group: str | None = None
@@ -383,6 +385,7 @@ _PLAIN = (
     "purge",
     "wait_for_address",
     "address_timeout",
+    "shutdown_timeout",
     "timeout",
     "spread",
     "group",
