@@ -158,6 +158,7 @@ storage:
 pool:
   description:
     - The resource pool of the container. An existing container is moved into it.
+    - Without C(Pool.Audit) on it nobody sees that the container is in it.
   type: str
 password:
   description:

@@ -67,10 +67,15 @@ class Resources(FakePve):
             table.pop(ct.vmid, None)
 
     def ct_resources(self, user: str, kind: str | None = None) -> list[dict[str, t.Any]]:
-        """A container that the statistics have not seen has the status unknown and no name (races-017)."""
+        """A container that the statistics have not seen has the status unknown and no name (races-017).
+
+        Its pool is not said to who may not see that (PVE/API2/Cluster.pm).
+        """
         by_id = {ct.vmid: ct for ct in self.cts}
         entries = super().ct_resources(user, kind)
         for entry in entries:
+            if "pool" in entry and not self.allowed(user, f"/pool/{entry['pool']}", "Pool.Audit"):
+                del entry["pool"]
             reported = self._reported(by_id[entry["vmid"]])
             if reported is None:
                 for key in (*STATISTICS, *EMPTY):

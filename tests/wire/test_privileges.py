@@ -85,7 +85,7 @@ CASES: dict[str, Case] = {
     "migrate": Case({"node": "pve2", "migrate": True}, {CT: ["VM.Migrate"]}),
     "remove": Case({"state": "absent"}, {CT: ["VM.Allocate"]}),
     "template": Case({"state": "template"}, {CT: ["VM.Allocate"]}),
-    "pool": Case({"pool": "prod"}, {CT: ["VM.Allocate"], "/pool/prod": ["Pool.Allocate"]}),
+    "pool": Case({"pool": "prod"}, {CT: ["VM.Allocate"], "/pool/prod": ["Pool.Allocate", "Pool.Audit"]}),
     "create": Case(
         {**NEW, "vmid": 300, "state": "started"},
         CREATED,
@@ -382,6 +382,15 @@ def test_the_token_of_the_readme_lives_a_containers_life(deploy: Lxc) -> None:
     for name in ("copy-1", "linked-1", "web-1"):
         deploy.converge(hostname=name, state="absent", force=True, purge=True)
     assert deploy.cluster.cluster.cts == []
+
+
+def test_the_token_of_the_readme_may_be_kept_to_a_pool(lxc: Lxc) -> None:
+    acl = {path.replace("/vms", "/pool/prod"): privileges for path, privileges in readme_acl().items()}
+    become(lxc, acl)
+    lxc.converge(hostname="web-1", pool="prod", **NEW)
+    become(lxc, {**acl, "/pool/prod": [privilege for privilege in acl["/pool/prod"] if privilege != "Pool.Audit"]})
+    message = lxc.refused("permission_denied", hostname="web-1", pool="prod", **NEW).result["msg"]
+    assert "Pool.Audit on /pool/prod" in message
 
 
 def test_the_token_of_the_readme_takes_and_rolls_back_snapshots(deploy: Lxc) -> None:

@@ -421,6 +421,8 @@ def _plan_pool(plan: Plan, declared: Declared, actual: Actual) -> None:
         Need((f"/pool/{pool}",), ("Pool.Allocate",), f"change the members of {pool}")
         for pool in filter(None, (declared.pool, actual.pool))
     ]
+    # Who may not see the pool sees the container in none, in every run (resources of PVE/API2/Cluster.pm).
+    step.needs.append(Need((f"/pool/{declared.pool}",), ("Pool.Audit",), "see that the container is in the pool"))
     # check_perm_modify of PVE/RPCEnvironment.pm
     paths = vm_paths(actual.vmid, actual.pool)
     step.needs.append(Need(paths, ("VM.Allocate", "Permissions.Modify"), "move the container into a pool"))
