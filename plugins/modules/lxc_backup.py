@@ -349,7 +349,6 @@ failure:
   type: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.options import api_options, run
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.backup import (
     COMPRESSIONS,
@@ -359,11 +358,12 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.backup import (
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.backup_run import Backups, module_result
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.progress import reporter
+from ansible_collections.lxcri.proxmox.plugins.module_utils.module import Module
 from ansible_collections.lxcri.proxmox.plugins.module_utils.retention import keep_options
 
 
 def main():
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             **api_options(),
             "vmid": {"type": "list", "elements": "int", "default": []},

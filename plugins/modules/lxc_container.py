@@ -239,15 +239,15 @@ failure:
       type: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.options import api_options, run
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.fleet import Engine
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.results import container_result
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import STATES, container_options, declare
+from ansible_collections.lxcri.proxmox.plugins.module_utils.module import Module
 
 
 def main():
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             **api_options(),
             **container_options(),

@@ -329,13 +329,13 @@ failure:
       type: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.options import api_options, run
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.info import GATHER, STATUSES, Selection, Survey
+from ansible_collections.lxcri.proxmox.plugins.module_utils.module import Module
 
 
 def main():
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             **api_options(),
             "vmid": {"type": "list", "elements": "int"},

@@ -277,7 +277,6 @@ failure:
   type: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.options import api_options, run
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.fleet import Ownership
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.health_run import Checker, Nodes, check_options
@@ -290,10 +289,11 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import (
     declare_fleet,
     fleet_options,
 )
+from ansible_collections.lxcri.proxmox.plugins.module_utils.module import Module
 
 
 def main():
-    module = AnsibleModule(
+    module = Module(
         argument_spec={**api_options(), **fleet_options(), **rollout_options(), **check_options()},
         supports_check_mode=True,
     )

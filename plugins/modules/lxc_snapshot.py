@@ -198,7 +198,6 @@ failure:
   type: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.options import api_options, run
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.snapshot import (
     STATES,
@@ -206,11 +205,12 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.snapshot import 
     make_wish,
     module_result,
 )
+from ansible_collections.lxcri.proxmox.plugins.module_utils.module import Module
 from ansible_collections.lxcri.proxmox.plugins.module_utils.retention import keep_options
 
 
 def main():
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             **api_options(),
             "vmid": {"type": "list", "elements": "int", "default": []},

@@ -276,8 +276,8 @@ failure:
   type: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.upload import open_storage, upload_options
+from ansible_collections.lxcri.proxmox.plugins.module_utils.module import Module
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.module import run_module
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.bundle import FORMATS, run_declared
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.bundle_options import spec_options
@@ -285,7 +285,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.image import PUL
 
 
 def main():
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             **PULL_OPTIONS,
             **spec_options(),

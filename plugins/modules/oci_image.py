@@ -204,13 +204,13 @@ failure:
   type: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.lxcri.proxmox.plugins.module_utils.module import Module
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.module import run_module
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.images import OPTIONS, run_declared
 
 
 def main():
-    module = AnsibleModule(argument_spec=OPTIONS, supports_check_mode=True)
+    module = Module(argument_spec=OPTIONS, supports_check_mode=True)
     run_module(module, lambda: run_declared(module.params, module.check_mode))
 
 

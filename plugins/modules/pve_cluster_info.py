@@ -173,13 +173,13 @@ failure:
   type: dict
 """
 
-from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.options import api_options, run
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.cluster_info import GATHER, cluster_info
+from ansible_collections.lxcri.proxmox.plugins.module_utils.module import Module
 
 
 def main():
-    module = AnsibleModule(
+    module = Module(
         argument_spec={
             **api_options(),
             "gather": {"type": "list", "elements": "str", "choices": list(GATHER), "default": []},

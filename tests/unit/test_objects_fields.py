@@ -217,12 +217,29 @@ def test_a_default_is_a_value(kind: Kind, name: str, it: Field) -> None:
 def test_secrets_are_found_in_all_objects() -> None:
     params = {
         "kind": "notification_target",
-        "object": {"name": "x", "token": "t1", "url": "u"},
+        "object": {"name": "x", "token": "t1", "url": "u", "header": [{"name": "h", "value": "v1"}, "name=i,value=v2"]},
         "objects": [{"secret": [{"name": "a", "value": "b"}, "name=c,value=d"]}, {"password": "p1"}, "odd"],
     }
-    assert secrets_in(params) == {"t1", "b", "p1", "name=c,value=d", "d"}
-    assert secrets_in({"kind": "realm", "object": {"tfa": {"type": "yubico", "key": "k"}}}) == {"k"}
-    assert secrets_in({"kind": "none", "object": {"password": "x"}}) == set()
+    assert set(secrets_in(params)) == {"t1", "v1", "v2", "b", "p1", "name=c,value=d", "d"}
+
+
+@pytest.mark.parametrize(
+    ("object_", "found"),
+    [
+        ({"tfa": {"type": "yubico", "key": "k"}}, {"k"}),
+        ({"tfa": "type=yubico, key=k"}, {"type=yubico, key=k", "k"}),
+        ({"password": 12345678}, {"12345678"}),
+        ('{"userid": "a@pve", "password": "p"}', {"p"}),
+        ("userid=a@pve password=p", {"p"}),
+        ('{"password": "p", "userid"', {'{"password": "p", "userid"', '{"password": "p"'}),
+        ("odd", set()),
+        ([["odd"]], set()),
+    ],
+)
+@pytest.mark.parametrize("option", ["object", "objects"])
+def test_secrets_are_found_however_wrong_the_options_are(option: str, object_: t.Any, found: set[str]) -> None:
+    for kind in ("realm", "none", None):
+        assert found <= set(secrets_in({"kind": kind, option: object_}))
 
 
 CHANGES = """--- /etc/network/interfaces

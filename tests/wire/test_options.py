@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import stat
 import time
@@ -12,9 +13,12 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.lxcri.proxmox.plugins.module_utils.module import Module
 from ansible_collections.lxcri.proxmox.tests.simulator.serving import Simulator
-from ansible_collections.lxcri.proxmox.tests.wire.module_runner import run_module
+from ansible_collections.lxcri.proxmox.tests.wire.module_runner import MODULES, run_module
 
+ROOT = Path(__file__).parents[2]
 TEMPLATE = "local:vztmpl/debian-13-standard_13.1-2_amd64.tar.zst"
 # Options with everything that they can have, and what Proxmox is sent for them.
 EVERYTHING: dict[str, tuple[t.Any, dict[str, str]]] = {
@@ -177,3 +181,38 @@ def test_on_a_node_the_api_is_reached_by_its_command(tmp_path: Path, monkeypatch
     result = run_module("lxc_container_info", {"api_backend": "local"})
     assert [entry["hostname"] for entry in result["containers"]] == ["web-1"]
     assert (tmp_path / "asked").read_text(encoding="utf-8").startswith("get /cluster/resources")
+
+
+# Lists of dictionaries with something else in them, at which ansible-core stops looking for secrets.
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [
+        ("lxc_fleet", {"containers": [{"vmid": 201, "password": "hunter2"}, 202]}),
+        ("lxc_fleet", {"containers": ["web"], "defaults": {"password": "hunter2"}}),
+        ("lxc_fleet", {"containers": [{"vmid": 201, "image": {"name": "a", "password": "hunter2"}}, "odd"]}),
+        ("lxc_fleet", {"containers": "vmid=201 password=hunter2", "state": "odd"}),
+        ("lxc_fleet", {"containers": '[{"vmid": 201, "password": "hunter2"}', "state": "odd"}),
+        ("lxc_container", {"password": "hunter2", "networks": ["odd"]}),
+        ("oci_image", {"password": "hunter2", "images": ["a"], "prune": "odd"}),
+    ],
+)
+def test_a_secret_is_not_shown_when_an_option_is_refused(module: str, options: dict[str, t.Any]) -> None:
+    api = {} if module.startswith("oci") else {"api_host": "pve1", "api_token_secret": "hunter2-of-the-api"}
+    result = run_module(module, {**api, **options})
+    assert result["failed"]
+    assert "hunter2" not in repr(result)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "plugins" / "modules").glob("*.py")))
+def test_a_module_with_secret_options_knows_its_secrets(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[tuple[type, dict[str, t.Any]]] = []
+
+    def made_with(self: AnsibleModule, argument_spec: dict[str, t.Any], **_rest: t.Any) -> None:
+        made.append((type(self), argument_spec))
+        raise SystemExit
+
+    monkeypatch.setattr(AnsibleModule, "__init__", made_with)
+    with pytest.raises(SystemExit):
+        importlib.import_module(f"{MODULES}.{name}").main()
+    [(kind, spec)] = made
+    assert issubclass(kind, Module) or "'no_log': True" not in repr(spec)

@@ -10,6 +10,7 @@ import typing as t
 import pytest
 from ansible.module_utils import basic
 from ansible_collections.lxcri.proxmox.tests.simulator.serving import Simulator
+from ansible_collections.lxcri.proxmox.tests.wire.module_runner import run_module
 from ansible_collections.lxcri.proxmox.tests.wire.objects import Pve, everything
 from ansible_collections.lxcri.proxmox.tests.wire.support import PERMISSIONS, on_request, polls, reset
 
@@ -210,6 +211,36 @@ def test_a_secret_is_in_no_log_and_no_message(pve: Pve, monkeypatch: pytest.Monk
     assert "hunter2" not in "".join(logged)
     run = pve.refused("invalid_field", "user", {"userid": "ci@pve", "password": "hunt"})
     assert "hunt'" not in run.result["msg"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": "user", "state": "presnt"},
+        {"kind": "usr"},
+        {"kind": "user", "objects": []},
+        {"kind": "user", "timeout": "long"},
+        {"kind": "user", "scope": "odd"},
+        {"kind": "user", "no_such_option": 1},
+        {},
+    ],
+    ids=",".join,
+)
+@pytest.mark.parametrize(
+    "declared",
+    [
+        {"userid": "ci@pve", "password": "hunter2-hunter2"},
+        '{"userid": "ci@pve", "password": "hunter2-hunter2"}',
+        "userid=ci@pve password=hunter2-hunter2",
+        '{"userid": "ci@pve" "password": "hunter2-hunter2"}',
+        {"name": "hook", "header": [{"name": "Authorization", "value": "hunter2-hunter2"}]},
+    ],
+    ids=["dictionary", "json", "pairs", "broken", "nested"],
+)
+def test_a_secret_is_not_shown_when_an_option_is_refused(declared: t.Any, options: dict[str, t.Any]) -> None:
+    result = run_module("pve_object", {"object": declared, **options})
+    assert result["failed"]
+    assert "hunter2" not in repr(result)
 
 
 # ---------------------------------------------------------------------------------------------------------- owners
