@@ -202,6 +202,25 @@ def test_the_secret_of_a_token_is_told_once(pve: Pve) -> None:
     assert (again.result["tokens"], again.changed) == ([], False)
 
 
+def test_what_was_done_is_told_when_it_cannot_be_read_afterwards(pve: Pve, impatient: None) -> None:
+    pve("user", {"userid": "ci@pve"})
+
+    made: list[t.Any] = []
+
+    def stop(cluster: t.Any, request: t.Any) -> None:
+        if made:
+            reset(cluster, request)
+
+    on_request(pve.cluster, "POST", "/access/users/ci@pve/token/deploy", lambda _cluster, it: made.append(it))
+    on_request(pve.cluster, "GET", "/access/users", stop, times=100)
+    run = pve("token", {"userid": "ci@pve", "tokenid": "deploy"})
+    assert (run.code, run.changed) == ("unreachable", True)
+    assert [change["key"] for change in run.details["done"]] == ["ci@pve!deploy"]
+    assert run.result["tokens"] == [
+        {"tokenid": "ci@pve!deploy", "value": pve.simulated.apitokens["ci@pve!deploy"]},
+    ]
+
+
 def test_a_secret_is_in_no_log_and_no_message(pve: Pve, monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[str] = []
     monkeypatch.setattr(basic.AnsibleModule, "log", lambda _self, msg, log_args=None: logged.append(f"{msg}{log_args}"))

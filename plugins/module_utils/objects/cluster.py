@@ -83,11 +83,12 @@ class Objects:
             return self._result(wish, plan, state, None)
         try:
             self._apply(wish, plan)
+            state = self.read(wish)
         except Failure as failure:
             if failure.code == "modified" and not self.done and tries > 1:
                 return self._converge(wish, tries - 1)
             return self._result(wish, plan, None, failure)
-        return self._result(wish, plan, self.read(wish), None)
+        return self._result(wish, plan, state, None)
 
     # ----------------------------------------------------------------------------------------------------- reading
 
