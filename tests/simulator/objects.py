@@ -1387,7 +1387,7 @@ class Objects(FakePve):
         families = []
         for suffix, family in (("", "inet"), ("6", "inet6")):
             cidr = it.get(f"cidr{suffix}")
-            shown[f"method{suffix}"] = "static" if cidr else "manual"
+            shown[f"method{suffix}"] = it.get(f"method{suffix}") or ("static" if cidr else "manual")
             if cidr:
                 families.append(family)
                 address, _slash, mask = cidr.partition("/")
@@ -1478,6 +1478,7 @@ class Objects(FakePve):
         self._check_interface(interfaces, v["iface"], given)
         # The method follows from what is given: without an address the interface loses its own.
         for suffix in ("", "6"):
+            it.pop(f"method{suffix}", None)
             if not given.get(f"cidr{suffix}"):
                 it.pop(f"cidr{suffix}", None)
         it.pop("listed", None)

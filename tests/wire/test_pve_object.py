@@ -531,6 +531,27 @@ def test_an_interface_of_the_machine_is_configured_and_unconfigured(pve: Pve) ->
     assert "eno2" in pve.simulated.interfaces["pve1"]
 
 
+@pytest.mark.parametrize(
+    ("there", "declared", "field"),
+    [
+        ({"method": "dhcp"}, {}, "cidr"),
+        ({"method6": "auto", "cidr": "10.1.0.1/24"}, {"cidr": "10.1.0.1/24"}, "cidr6"),
+        ({"method6": "dhcp", "method": "dhcp"}, {"cidr6": "fd00::1/64"}, "cidr"),
+    ],
+)
+def test_an_interface_does_not_lose_the_address_that_it_is_given(
+    pve: Pve, there: dict[str, str], declared: dict[str, str], field: str
+) -> None:
+    bridge = {"iface": "vmbr1", "type": "bridge", **declared}
+    pve("network_interface", bridge, node="pve1")
+    pve.cluster.call(lambda cluster: cluster.interfaces["pve1"]["vmbr1"].update(there))
+    assert pve.apply("network_interface", {**bridge, **declared}, node="pve1").writes == []
+    run = pve.refused("would_lose_address", "network_interface", {**bridge, "comments": "Guests"}, node="pve1")
+    assert f"Declare {field}," in run.result["failure"]["hint"]
+    static = {"cidr": "10.1.0.2/24", "cidr6": "fd00::2/64", "comments": "Guests"}
+    pve.converge("network_interface", {**bridge, **static}, node="pve1")
+
+
 def test_a_subnet_of_a_network_that_is_not_there_yet_can_be_planned(pve: Pve) -> None:
     run = pve.check("sdn_subnet", {"subnet": "10.9.0.0/24"}, scope={"vnet": "web"})
     assert not run.result.get("failed"), run.result["msg"]

@@ -86,6 +86,18 @@ class Implied:
 
 
 @dataclass(frozen=True)
+class Reset:
+    """A value that every update sets anew, without saying so.
+
+    key: of a list's entry; unless: the field that says it; same: the values of which nothing is lost.
+    """
+
+    key: str
+    unless: str
+    same: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Kind:
     """One kind of object: a row of the table.
 
@@ -121,6 +133,7 @@ class Kind:
     one_of: fields of which an object needs one.
     conflicts: pairs of fields of which an object has one at most.
     implied: what Proxmox sets because of other fields.
+    resets: what an update would lose.
     secret_answer: whether the answer to ``create`` holds a new secret.
     """
 
@@ -161,6 +174,7 @@ class Kind:
     one_of: tuple[str, ...] = ()
     conflicts: tuple[tuple[str, str], ...] = ()
     implied: tuple[Implied, ...] = ()
+    resets: tuple[Reset, ...] = ()
     secret_answer: bool = False
 
     @property

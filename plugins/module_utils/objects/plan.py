@@ -10,6 +10,7 @@ import typing as t
 from dataclasses import dataclass, field
 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import Need, root_only
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.plan import LIVE, RECREATE, BasePlan, Change, Step
 from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.declared import (
     Declared,
@@ -163,6 +164,9 @@ def make_plan(wish: Wish, state: State, user: str) -> Plan:
     """What has to be done.
 
     user: who asks: a user, whose own tokens need no privilege, or a token, which has none of its own.
+
+    Raises:
+        Failure: ``would_lose_address``, when a change would cost an interface the address that it is given.
     """
     plan = Plan()
     planner = _Planner(wish, state, plan, user)
@@ -274,10 +278,23 @@ class _Planner:
             # The fields of one type say nothing about an object of another.
             return
         if update.set or update.removed:
+            self._check_resets(label, values, found)
             self._send_update(declared, found, fields, values, update)
         for name in update.apart:
             self._send_secret(declared, fields[name], name, values[name], label)
         self._attach(declared, found, label)
+
+    def _check_resets(self, label: str, values: t.Mapping[str, t.Any], found: Actual) -> None:
+        for it in self.kind.resets:
+            have = found.raw.get(it.key)
+            if have not in (None, *it.same) and it.unless not in values:
+                raise Failure(
+                    "would_lose_address",
+                    f"{self.kind.name} {label}: Proxmox's API cannot keep {it.key} {have} when it changes the interface.",
+                    f"Declare {it.unless}, or change it in /etc/network/interfaces of the node.",
+                    object=label,
+                    **{it.key: have},
+                )
 
     def _send_update(
         self,

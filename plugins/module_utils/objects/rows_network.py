@@ -19,6 +19,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.kinds import
     Apply,
     Grant,
     Kind,
+    Reset,
     Scope,
 )
 
@@ -479,6 +480,8 @@ NETWORK_INTERFACE = Kind(
     comment="comments",
     # An interface of the machine is listed also when nothing is configured for it.
     there="priority",
+    # update_network of PVE/API2/Network.pm
+    resets=(Reset("method", "cidr", ("manual", "static")), Reset("method6", "cidr6", ("manual", "static"))),
     apply=Apply("nodes/{node}/network", Grant(("/nodes/{node}",), ("Sys.Modify",)), waiting="changes"),
 )
 
