@@ -1532,6 +1532,9 @@ class Objects(FakePve):
                 shown["secret"] = [text.partition(",")[0] for text in given["secret"]]
             if "disable" in shown:
                 shown["disable"] = bool(shown["disable"])
+            # Proxmox's parsers write what they have understood.
+            for key in {"match-field", "match-severity"} & set(shown):
+                shown[key] = [text if text.startswith("regex:") else text.replace(" ", "") for text in shown[key]]
             return {key: value for key, value in shown.items() if value != []}
 
         async def create(v: Values, user: str) -> None:

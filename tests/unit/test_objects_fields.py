@@ -82,6 +82,9 @@ MAP = Field(
         (Field(format="fw-action"), ["Web", "web", "WEB"], "web"),
         (Field(format="fw-action"), ["DROP"], "DROP"),
         (Field(format="address"), ["example.com"], "example.com"),
+        (Field(format="severities"), ["warning,error", "error , warning", "error,warning,error"], "warning,error"),
+        (Field(format="match-field"), ["exact:type=a,b", "exact:type= b, a"], "exact:type=a,b"),
+        (Field(format="match-field"), ["regex:type=b{1, 2}"], "regex:type=b{1, 2}"),
     ],
 )
 def test_spellings_of_one_value(field: Field, spellings: list[t.Any], form: t.Any) -> None:
@@ -98,6 +101,9 @@ def test_spellings_of_one_value(field: Field, spellings: list[t.Any], form: t.An
         (Field(longest=2), "abc", "at most 2 characters"),
         (Field(shortest=2), "a", "at least 2 characters"),
         (Field(format="line"), "a\nb", "one line"),
+        (Field(format="severities"), "warning,", "'' is none of info, notice"),
+        (Field(format="severities"), "warn", "'warn' is none of info, notice"),
+        (Field(format="match-field"), "type=a", "'type=a' is not such as exact:type=vzdump"),
         (Field("bool"), "maybe", "true or false is wanted, not 'maybe'"),
         (Field("bool"), 2, "true or false"),
         (Field("flag"), "x", "true or false"),

@@ -593,6 +593,13 @@ def test_a_subnet_of_a_network_that_is_not_there_yet_can_be_planned(pve: Pve) ->
         ("role", {"roleid": "X", "privs": ["audit"]}, "privs", "is not a privilege"),
         ("acl", {"path": "/", "roles": ["X"]}, "users", "one of users, groups, tokens is wanted"),
         ("acl", {"path": "/", "roles": ["X"], "users": ["root@pam"]}, "users", "always an Administrator"),
+        ("notification_matcher", {"name": "m1", "match-severity": ["warning", "error"]}, "match-severity", "as one"),
+        (
+            "notification_matcher",
+            {"name": "m1", "match-field": ["exact:type=vzdump", "regex:type=vz.*", "exact:type=fencing"]},
+            "match-field",
+            "these cannot together",
+        ),
         ("backup_job", {"id": "x1", "schedule": "1:00"}, "vmid", "one of vmid, all, pool, exclude is wanted"),
         ("backup_job", {"id": "x1", "all": True}, "schedule", "it is missing"),
         ("backup_job", {"id": "x1", "all": True, "schedule": "1", "protected": True}, "protected", "it needs storage"),

@@ -63,6 +63,10 @@ def test_the_mark_of_second_factors_stays(pve: Pve) -> None:
             {"storage": "far", "type": "zfs", "pool": "a", "portal": "10.0.0.9", "target": "iqn.x", "blocksize": "4k"}
             | {"iscsiprovider": "LIO"},
         ),
+        (
+            "notification_matcher",
+            {"name": "m1", "match-severity": "error, warning", "match-field": ["exact:type=vzdump, fencing"]},
+        ),
         ("network_interface", {"node": "pve1", "iface": "vmbr1", "type": "bridge", "comments": "a  \n\n b\n\n"}),
     ],
 )

@@ -346,8 +346,23 @@ def _check_whole(kind: Kind, label: str, fields: t.Mapping[str, Field], values: 
             raise invalid_field(kind, label, name, f"it does not go with {other}")
     if kind.one_of and not any(significant(fields[name], values.get(name)) for name in kind.one_of):
         raise invalid_field(kind, label, kind.one_of[0], f"one of {', '.join(kind.one_of)} is wanted")
+    for name in kind.matches:
+        if values.get("mode") != "any" and not _can_match(values.get(name, ())):
+            why = "each item has to match, and these cannot together; write them as one, separated by commas"
+            raise invalid_field(kind, label, name, why)
     if kind.manner == "acl" and "root@pam" in values.get("users", ()):
         raise invalid_field(kind, label, "users", "root@pam is always an Administrator, and Proxmox keeps no more")
+
+
+def _can_match(items: t.Iterable[str]) -> bool:
+    """Whether one notification can have what every item wants."""
+    left: dict[str, set[str]] = {}
+    for item in items:
+        subject, _equals, words = item.rpartition("=")
+        if not subject.startswith("regex:"):
+            wanted = set(words.split(","))
+            left[subject] = left.get(subject, wanted) & wanted
+    return all(left.values())
 
 
 # -------------------------------------------------------------------------------------------------------- failures

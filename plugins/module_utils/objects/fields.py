@@ -459,6 +459,26 @@ def _action(text: str) -> str:
     return text if text in ("ACCEPT", "DROP", "REJECT") else text.lower()
 
 
+SEVERITIES = ("info", "notice", "warning", "error", "unknown")
+
+
+def _severities(text: str) -> str:
+    """Those of which any one will do."""
+    found = {word.strip() for word in text.split(",")}
+    for word in found.difference(SEVERITIES):
+        raise InvalidValue(f"{word!r} is none of {', '.join(SEVERITIES)}")
+    return ",".join(word for word in SEVERITIES if word in found)
+
+
+def _match_field(text: str) -> str:
+    """A field of a notification, with values of which any one will do, or with an expression."""
+    pattern = r"(exact|regex):[A-Za-z0-9_][A-Za-z0-9._-]*=[^\n]*"
+    name, equals, value = _matching(pattern, "such as exact:type=vzdump or regex:hostname=web.*")(text).partition("=")
+    if name.startswith("exact:"):
+        value = ",".join(sorted({word.strip() for word in value.split(",")}))
+    return name + equals + value
+
+
 _NODE = r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?"
 _dns_name = _matching(rf"{_LABEL}(\.{_LABEL})*", "a DNS name")
@@ -501,4 +521,6 @@ _FORMATS: dict[str, t.Callable[[str], str]] = {
     "address": _host,
     "dns-name": _dns_name,
     "mac-addr": _mac,
+    "match-field": _match_field,
+    "severities": _severities,
 }

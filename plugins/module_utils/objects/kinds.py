@@ -133,6 +133,7 @@ class Kind:
     one_of: fields of which an object needs one.
     conflicts: pairs of fields of which an object has one at most.
     implied: what Proxmox sets because of other fields.
+    matches: fields of which each item has to match, unless ``mode`` is ``any``.
     resets: what an update would lose.
     secret_answer: whether the answer to ``create`` holds a new secret.
     """
@@ -174,6 +175,7 @@ class Kind:
     one_of: tuple[str, ...] = ()
     conflicts: tuple[tuple[str, str], ...] = ()
     implied: tuple[Implied, ...] = ()
+    matches: tuple[str, ...] = ()
     resets: tuple[Reset, ...] = ()
     secret_answer: bool = False
 

@@ -582,8 +582,8 @@ NOTIFICATION_MATCHER = Kind(
         "disable": Field("bool", default=False),
         "invert-match": BOOL,
         "match-calendar": Field("words", joined="array"),
-        "match-field": Field("words", joined="array"),
-        "match-severity": Field("words", joined="array"),
+        "match-field": Field("words", joined="array", format="match-field"),
+        "match-severity": Field("words", joined="array", format="severities"),
         "mode": Field(choices=("all", "any"), default="all"),
         "target": Field("words", joined="array", format="pve-configid"),
     },
@@ -594,6 +594,7 @@ NOTIFICATION_MATCHER = Kind(
     comment="comment",
     there="origin",
     builtin="builtin",
+    matches=("match-severity", "match-field"),
 )
 
 ROWS = (
