@@ -293,6 +293,8 @@ HA_RESOURCE = Kind(
             choices=("started", "stopped", "enabled", "disabled", "ignored"),
             default="started",
             same={"enabled": "started"},
+            # A guest that is stopped through the API stays stopped (process_crm_commands of PVE/HA/Manager.pm).
+            kept=True,
         ),
     },
     left_out={"group": "groups have become rules in Proxmox VE 9", "type": "sid says it"},
