@@ -85,6 +85,25 @@ def test_what_proxmox_sets_by_itself_stays(pve: Pve) -> None:
     assert run.result["objects"] == [{**nas, "path": "/mnt/pve/nas", "content": ["images"]}]
 
 
+def test_a_guest_that_somebody_has_stopped_is_not_started(pve: Pve) -> None:
+    resource = {"sid": "ct:101"}
+    pve.converge("ha_resource", resource)
+    pve.cluster.call(lambda cluster: cluster.ha_resources["ct:101"].update(state="stopped"))
+    assert pve.apply("ha_resource", resource).writes == []
+    run = pve.converge("ha_resource", {**resource, "comment": "Web"})
+    assert keys(run)[0][:3] == ("ct:101: comment", None, "Web")
+    assert pve.simulated.ha_resources["ct:101"]["state"] == "stopped"
+    run = pve.converge("ha_resource", {**resource, "comment": "Web", "state": "started"})
+    assert keys(run)[0][:3] == ("ct:101: state", "stopped", "started")
+
+
+def test_large_numbers_are_sent_as_they_are(pve: Pve) -> None:
+    run = pve.converge("storage", {**STORAGE, "bwlimit": {"default": 1048576, "clone": 2.5e6, "move": 12345678.5}})
+    assert run.writes[0][2]["bwlimit"] == "clone=2500000,default=1048576,move=12345678.5"
+    [limits] = [it["bwlimit"] for it in run.result["objects"]]
+    assert repr(limits) == "{'clone': 2500000, 'default': 1048576, 'move': 12345678.5}"
+
+
 def test_what_proxmox_does_not_change_is_told_and_left(pve: Pve) -> None:
     pve("storage", STORAGE)
     for _again in range(2):

@@ -13,7 +13,7 @@ string     str
 bool       bool
 flag       bool, where the API wants a whole number of which only zero means no
 int        int
-number     float
+number     int, or float where it is none
 words      tuple of str; sorted and each once unless the order counts
 map        dict of normal forms (a property string), without what says the default anyway
 maps       tuple of such dicts; sorted unless the order counts
@@ -187,18 +187,19 @@ def _int(it: Field, value: t.Any) -> int:
 
 
 def _number(it: Field, value: t.Any) -> float:
-    if isinstance(value, bool) or not re.fullmatch(r"[+-]?(\d+(\.\d*)?|\.\d+)", str(value).strip()):
+    """PVE::JSONSchema::is_number"""
+    if isinstance(value, bool) or not re.fullmatch(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", str(value).strip()):
         raise InvalidValue(f"a number is wanted, not {_shown(value)}")
     number = float(value)
     _check_range(it, number)
-    return number
+    return int(number) if number.is_integer() else number
 
 
 def _check_range(it: Field, number: float) -> None:
     if it.minimum is not None and number < it.minimum:
-        raise InvalidValue(f"{number:g} is less than {it.minimum:g}")
+        raise InvalidValue(f"{number} is less than {it.minimum}")
     if it.maximum is not None and number > it.maximum:
-        raise InvalidValue(f"{number:g} is more than {it.maximum:g}")
+        raise InvalidValue(f"{number} is more than {it.maximum}")
 
 
 def _words(it: Field, value: t.Any) -> tuple[str, ...]:
@@ -298,7 +299,7 @@ def sent(it: Field, value: t.Any) -> t.Any:
     if it.kind in ("bool", "flag"):
         return int(value)
     if it.kind == "number":
-        return f"{value:g}"
+        return f"{value:.0f}" if float(value).is_integer() else str(value)
     if it.kind == "words":
         return Repeated(value) if it.joined == "array" else it.joined.join(value)
     if it.kind == "map":
