@@ -432,7 +432,7 @@ class Objects(FakePve):
             if key != "comment":
                 raise param_error(delete=f"unknown option '{key}'")
             token.pop(key, None)
-        if not token.get("comment"):
+        if not str(token.get("comment") or "").strip():
             token.pop("comment", None)
         self._set_separated(f"{v['userid']}!{v['tokenid']}", token)
         return dict(token)

@@ -224,7 +224,7 @@ def test_a_row_is_in_itself_right(kind: Kind) -> None:
             assert set(kind.fields[kind.variant].choices) == set(kind.variants)
     assert kind.comment is None or kind.comment in kind.fields
     for name, it in kind.fields.items():
-        assert it.unset in ("delete", "empty", "default", "omitted"), name
+        assert it.unset in ("delete", "empty", "blank", "default", "omitted"), name
         assert it.unset != "default" or it.default is not None, name
         assert set(it.needs) <= set(kind.fields), name
         assert not it.readable or it.secret, name

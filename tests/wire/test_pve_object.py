@@ -188,6 +188,13 @@ def test_a_job_that_is_being_removed_is_gone_and_can_be_kept(pve: Pve) -> None:
     assert run.writes == [("PUT", "/cluster/replication/101-0", {"delete": "remove_job"})]
 
 
+def test_the_comment_of_a_token_is_removed_as_every_release_takes_it(pve: Pve) -> None:
+    pve("user", {"userid": "ci@pve"})
+    token = {"userid": "ci@pve", "tokenid": "deploy"}
+    pve.converge("token", {**token, "comment": "GitOps"})
+    assert pve.converge("token", token).writes == [("PUT", "/access/users/ci@pve/token/deploy", {"comment": " "})]
+
+
 def test_a_password_is_changed_apart(pve: Pve) -> None:
     user = {"userid": "ci@pve", "password": "hunter2-hunter2"}
     pve.as_root()

@@ -61,8 +61,8 @@ class Field:
     secret: whether it must not be shown; readable: whether reads give it nevertheless, so that it can be compared.
     apart: the path of a PUT that sets a secret of an existing object.
     passing: whether it only goes along with a request and is not stored.
-    unset: how it is removed: ``delete`` (named in the parameter of that name), ``empty`` (sent empty), ``default``
-        (the default is sent) or ``omitted`` (not sent, in an update that replaces everything).
+    unset: how it is removed: ``delete`` (named in the parameter of that name), ``empty`` (sent empty), ``blank`` (sent
+        as a blank), ``default`` (the default is sent) or ``omitted`` (not sent, in an update that replaces everything).
     needs: fields that a request has to repeat when it has this one.
     only: the values of other fields without which Proxmox drops this one.
     reserved: the pattern of values that Proxmox sets by itself, which say nothing and cannot be declared.

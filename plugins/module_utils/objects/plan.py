@@ -319,8 +319,8 @@ class _Planner:
                     params[name] = sent(it, value)
         gone = [name for name in update.removed if fields[name].unset == "delete"]
         for name in update.removed:
-            if fields[name].unset == "empty":
-                params[name] = ""
+            if fields[name].unset in UNSET:
+                params[name] = UNSET[fields[name].unset]
             elif fields[name].unset == "default":
                 params[name] = sent(fields[name], fields[name].default)
             else:
@@ -664,6 +664,8 @@ def _entry(it: Field, raw: dict[str, t.Any]) -> dict[str, t.Any]:
         return raw
 
 
+# What is sent for a text that is removed.
+UNSET = {"empty": "", "blank": " "}
 # The parts of an object that have requests of their own.
 ATTACHED: dict[str, tuple[str, ...]] = {"members": ("vms", "storage", "allow-move"), "entries": ("cidrs",)}
 # Who may change privileges on a path without Permissions.Modify (check_perm_modify of PVE/RPCEnvironment.pm).

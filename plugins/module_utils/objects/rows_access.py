@@ -112,7 +112,9 @@ TOKEN = Kind(
         "tokenid": Field(pattern="[A-Za-z][A-Za-z0-9._-]+"),
     },
     fields={
-        "comment": LINE,
+        # Before libpve-access-control 9.0.4 an empty one is ignored, and there is no delete. Blanks are not kept
+        # (update_token_info of PVE/API2/User.pm, parse_user_config of PVE/AccessControl.pm).
+        "comment": Field(format="line", unset="blank"),
         "expire": SECONDS,
         "privsep": Field("bool", default=True, unset="default"),
     },
