@@ -728,6 +728,22 @@ def test_what_is_to_be_absent_has_to_be_said(pve: Pve, kind: str, declared: dict
     assert pve.refused("invalid_field", kind, declared, state="absent").details["field"] == field
 
 
+@pytest.mark.parametrize(
+    ("kind", "declared"),
+    [
+        ("user", {"userid": "root@pam"}),
+        ("storage", {"storage": "local"}),
+        ("realm", {"realm": "pam"}),
+        ("realm", {"realm": "pve"}),
+        ("sdn_ipam", {"ipam": "pve"}),
+    ],
+)
+def test_what_is_always_there_is_not_removed(pve: Pve, kind: str, declared: dict[str, t.Any]) -> None:
+    run = pve.refused("invalid_field", kind, declared, state="absent")
+    assert "it is built in" in run.result["msg"]
+    assert run.asked == []
+
+
 def test_nothing_is_declared_twice(pve: Pve) -> None:
     run = pve.refused(
         "invalid_field", "firewall_alias", *({"name": name, "cidr": "10.0.0.1"} for name in ("DNS", "dns"))

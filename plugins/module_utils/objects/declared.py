@@ -273,6 +273,8 @@ def _declared(
     label = label_of(place, names.values()) if names else label
     if kind.reserved and present and re.fullmatch(kind.reserved, "!".join(names.values())):
         raise invalid_field(kind, label, kind.identity[-1], "it belongs to Proxmox")
+    if not present and "!".join(names.values()) in kind.always:
+        raise invalid_field(kind, label, kind.identity[-1], "it is built in, and Proxmox would make it anew")
     variant = _variant(kind, place, given, label, present)
     fields = kind.fields_of(variant)
     values = {}

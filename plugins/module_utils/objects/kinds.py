@@ -129,6 +129,7 @@ class Kind:
     gone: a key that says of an entry that it is being removed.
     apply: what puts changes into force.
     reserved: the pattern of names that belong to Proxmox.
+    always: names of objects that Proxmox makes again when they are removed, without what belonged to them.
     without: of a name the fields that only the object of that name does not have, with the reason.
     one_of: fields of which an object needs one.
     conflicts: pairs of fields of which an object has one at most.
@@ -171,6 +172,7 @@ class Kind:
     gone: str | None = None
     apply: Apply | None = None
     reserved: str | None = None
+    always: tuple[str, ...] = ()
     without: t.Mapping[str, t.Mapping[str, str]] = field(default_factory=dict)
     one_of: tuple[str, ...] = ()
     conflicts: tuple[tuple[str, str], ...] = ()

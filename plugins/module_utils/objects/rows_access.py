@@ -56,6 +56,7 @@ USER = Kind(
     left_out={"append": "the groups of a user are whole"},
     comment="comment",
     reserved="root@pam",
+    always=("root@pam",),
 )
 
 GROUP = Kind(
@@ -235,6 +236,7 @@ REALM = Kind(
     details="access/domains/{id}",
     digest=True,
     comment="comment",
+    always=("pam", "pve"),
 )
 
 POOL = Kind(

@@ -139,6 +139,7 @@ STORAGE = Kind(
     },
     left_out={"authsupported": "no type of storage takes it"},
     # parse_config of PVE/Storage/Plugin.pm
+    always=("local",),
     without={"local": {"nodes": "Proxmox has this storage on every node, and keeps no restriction"}},
     # A path that can be left out is chosen by Proxmox (/mnt/pve/ID).
     variants={
