@@ -116,6 +116,8 @@ def test_spellings_of_one_value(field: Field, spellings: list[t.Any], form: t.An
         (Field("number"), "x", "a number"),
         (Field("number"), "nan", "a number"),
         (Field("words"), {}, "a list is wanted"),
+        (Field("words", longest=5), ["abc", "def"], "at most 5 characters"),
+        (Field("words", longest=5, joined="array"), ["abc", "abcdef"], "at most 5 characters"),
         (Field("words"), ["a b"], "has a separator in it"),
         (Field("words"), [["a"]], "a text is wanted"),
         (MAP, [], "a dictionary is wanted, not a list"),

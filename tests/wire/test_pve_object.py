@@ -195,6 +195,17 @@ def test_the_comment_of_a_token_is_removed_as_every_release_takes_it(pve: Pve) -
     assert pve.converge("token", token).writes == [("PUT", "/access/users/ci@pve/token/deploy", {"comment": " "})]
 
 
+def test_a_job_that_proxmox_has_turned_round_is_right(pve: Pve) -> None:
+    job = {"id": "101-0", "target": "pve2"}
+    pve.converge("replication_job", job)
+    pve.cluster.call(lambda cluster: cluster.replications["101-0"].update(target="pve1", source="pve2"))
+    run = pve.apply("replication_job", job)
+    assert (run.result["plan"], run.result.get("warnings", [])) == ([], [])
+    assert pve.converge("replication_job", {**job, "comment": "Web"}).writes[0][2] == {"comment": "Web"}
+    run = pve.apply("replication_job", {**job, "target": "pve3"})
+    assert [entry["key"] for entry in run.result["plan"]][-1] == "101-0: target"
+
+
 def test_a_password_is_changed_apart(pve: Pve) -> None:
     user = {"userid": "ci@pve", "password": "hunter2-hunter2"}
     pve.as_root()
@@ -875,6 +886,13 @@ def test_somebody_else_has_changed_the_file(pve: Pve, impatient: None) -> None:
             {"/mapping": ["Mapping.Audit"]},
             ("/mapping/notifications", "Mapping.Modify"),
         ),
+        (
+            "notification_target",
+            {"name": "mail", "type": "sendmail", "mailto": ["ops@example.com"]},
+            {},
+            {"/mapping/notifications": ["Mapping.Modify"], "/": ["Sys.Modify"]},
+            ("/", "Sys.AccessNetwork|Sys.Audit"),
+        ),
     ],
 )
 def test_what_may_not_be_done_is_told_before_the_first_write(
@@ -932,6 +950,15 @@ def test_what_may_not_be_done_is_told_before_the_first_write(
         ("network_interface", BRIDGE, {"node": "pve1"}, {"/sdn": ["SDN.Use"], "/nodes/pve1": ["Sys.Modify"]}),
         ("network_interface", {"iface": "eno1.7", "type": "vlan"}, {"node": "pve1"}, {"/nodes/pve1": ["Sys.Modify"]}),
         ("notification_matcher", {"name": "x1"}, {}, {"/mapping/notifications": ["Mapping.Modify"]}),
+        *(
+            (
+                "notification_target",
+                {"name": "mail", "type": "sendmail", "mailto": ["ops@example.com"]},
+                {},
+                {"/mapping/notifications": ["Mapping.Modify"], "/": privileges},
+            )
+            for privileges in (["Sys.AccessNetwork"], ["Sys.Audit", "Sys.Modify"])
+        ),
     ],
 )
 def test_least_privileges_suffice(

@@ -27,7 +27,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import typing as t
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Repeated
 
@@ -49,7 +49,8 @@ class Field:
 
     kind: see above.
     default: the value that means the same as leaving the field out; None when there is none.
-    choices, minimum, maximum, shortest, longest, pattern, format: what is allowed, for ``words`` of each.
+    choices, minimum, maximum, shortest, longest, pattern, format: what is allowed, for ``words`` of each;
+        ``longest`` for all together, unless they are a parameter that is repeated.
     subs: the sub-keys of a ``map`` or ``maps``; default_sub: the one that may be written without its name.
     joined: what joins the items of ``words`` when they are sent; ``array`` for a parameter that is repeated.
     ordered: whether the order of the items counts.
@@ -57,6 +58,7 @@ class Field:
     same: other spellings of a value.
     required: whether an object cannot be without it.
     fixed: whether it can only be given when the object is made.
+    swapped: the key of a list's entry with which Proxmox exchanges it, so that either may have what is declared.
     kept: whether Proxmox sets it by itself, so that it stays when it is not declared.
     secret: whether it must not be shown; readable: whether reads give it nevertheless, so that it can be compared.
     apart: the path of a PUT that sets a secret of an existing object.
@@ -86,6 +88,7 @@ class Field:
     same: t.Mapping[str, str] = field(default_factory=dict)
     required: bool = False
     fixed: bool = False
+    swapped: str | None = None
     kept: bool = False
     secret: bool = False
     readable: bool = False
@@ -154,11 +157,15 @@ def _checked(it: Field, text: str) -> str:
         raise InvalidValue(f"{text!r} does not match {it.pattern}")
     if it.choices and text not in it.choices:
         raise InvalidValue(f"{text!r} is none of {', '.join(it.choices)}")
-    if it.longest is not None and len(text) > it.longest:
-        raise InvalidValue(f"at most {it.longest} characters are allowed")
+    _check_longest(it, text)
     if it.shortest is not None and len(text) < it.shortest:
         raise InvalidValue(f"at least {it.shortest} characters are wanted")
     return text
+
+
+def _check_longest(it: Field, text: str) -> None:
+    if it.longest is not None and len(text) > it.longest:
+        raise InvalidValue(f"at most {it.longest} characters are allowed")
 
 
 def _bool(_it: Field, value: t.Any) -> bool:
@@ -210,7 +217,10 @@ def _words(it: Field, value: t.Any) -> tuple[str, ...]:
         items = [value]
     else:
         items = [word for word in SEPARATORS.split(_plain(value)) if word]
-    found = [_text(it, item) for item in items]
+    each = it if it.joined == "array" else replace(it, longest=None)
+    found = [_text(each, item) for item in items]
+    if each is not it:
+        _check_longest(it, it.joined.join(found))
     for item in found:
         if it.joined != "array" and SEPARATORS.search(item):
             raise InvalidValue(f"{item!r} has a separator in it")

@@ -259,6 +259,9 @@ class _Planner:
         kind, label = self.kind, label_of(declared.place, declared.identity)
         fields = self._fields(declared)
         values = self._with_mark(declared.values, found.values)
+        for name, it in fields.items():
+            if it.swapped and name in values and values[name] == found.raw.get(it.swapped):
+                values[name] = found.values.get(name)
         parts = ATTACHED.get(kind.attached or "", ())
         update = _Difference({name: it for name, it in fields.items() if name not in parts}, values, found.values)
         update.find(self.wish.secrets == "always")
@@ -290,7 +293,7 @@ class _Planner:
             if have not in (None, *it.same) and it.unless not in values:
                 raise Failure(
                     "would_lose_address",
-                    f"{self.kind.name} {label}: Proxmox's API cannot keep {it.key} {have} when it changes the interface.",
+                    f"{self.kind.name} {label}: a change through Proxmox's API cannot keep {it.key} {have}.",
                     f"Declare {it.unless}, or change it in /etc/network/interfaces of the node.",
                     object=label,
                     **{it.key: have},

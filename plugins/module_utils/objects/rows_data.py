@@ -263,7 +263,8 @@ REPLICATION_JOB = Kind(
         "rate": Field("number", minimum=1),
         "remove_job": Field(choices=("local", "full")),
         "schedule": Field(format="line", longest=128, default="*/15"),
-        "target": Field(format="pve-node", required=True, fixed=True),
+        # When a guest migrates to the target, the job goes the other way (ReplicationConfig.pm of pve-guest-common).
+        "target": Field(format="pve-node", required=True, fixed=True, swapped="source"),
     },
     left_out={"source": "for Proxmox's own use", "type": "there is one"},
     constants={"type": "local"},

@@ -532,6 +532,8 @@ METRIC_SERVER = Kind(
 
 _NOTIFY = (
     Grant(("/mapping/notifications",), ("Mapping.Modify",)),
+    # Sys.AccessNetwork, or both of the others.
+    Grant(("/",), ("Sys.AccessNetwork", "Sys.Audit"), (CREATE, UPDATE)),
     Grant(("/",), ("Sys.AccessNetwork", "Sys.Modify"), (CREATE, UPDATE)),
 )
 _PAIRS: dict[str, t.Any] = {
