@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
+from ansible_collections.lxcri.proxmox.plugins.modules import pve_object
 from ansible_collections.lxcri.proxmox.tests.integration.playbook import NEW, ROOT, Ansible, Ran, Running
 
 DRAINED = {
@@ -205,6 +206,7 @@ def test_backups_by_selection(operations: Operations) -> None:
 
 # ------------------------------------------------------------------------------------------------------- site.yml
 
+OBJECT = "lxcri.proxmox.pve_object"
 WORKLOAD = {"name": "web", "kind": "deployment", "container": NEW}
 OBJECTS = [
     {"kind": "pool", "object": {"poolid": "shop", "comment": "The shop"}},
@@ -223,6 +225,57 @@ def test_the_parts_of_the_site_run_by_themselves_and_only_with_their_variables(o
     assert operations.succeeds("site", "--tags", "workloads").changed == 1
     assert list(operations.where()) == ["web-1"]
     assert operations.succeeds("site").changed == 0
+
+
+def test_the_site_passes_on_what_a_list_of_objects_says(operations: Operations) -> None:
+    vnets = {"kind": "sdn_vnet", "owner": "gitops", "exclusive": True, "scope": {}, "timeout": 120}
+    server = {"id": "m1", "type": "influxdb", "server": "10.0.0.9", "port": 8086, "token": "hunter2-of-influx"}
+    operations.variables = {
+        "cluster_objects": [
+            {"kind": "sdn_zone", "object": {"zone": "lab", "type": "simple", "ipam": "pve"}, "apply": False},
+            {**vnets, "objects": [{"vnet": "web", "zone": "lab"}]},
+            {"kind": "firewall_rule", "scope": {"node": "pve2"}, "object": {"type": "in", "action": "DROP"}},
+            {"kind": "metric_server", "object": server, "update_secrets": "always"},
+        ]
+    }
+    operations.ansible.writes()
+    operations.succeeds("site", "--tags", "objects")
+    assert operations.ansible.writes() == [
+        "POST /cluster/sdn/zones",
+        "POST /cluster/sdn/vnets",
+        "PUT /cluster/sdn",
+        "POST /nodes/pve2/firewall/rules",
+        "POST /cluster/metrics/server/m1",
+    ]
+    assert operations.succeeds("site", "--tags", "objects").changed == 1
+    assert operations.ansible.writes() == ["PUT /cluster/metrics/server/m1"]
+    operations.variables = {
+        "cluster_objects": [
+            {**vnets, "objects": []},
+            {"kind": "metric_server", "object": {"id": "m1"}, "state": "absent"},
+        ]
+    }
+    operations.succeeds("site", "--tags", "objects")
+    assert operations.ansible.writes() == [
+        "DELETE /cluster/sdn/vnets/web",
+        "PUT /cluster/sdn",
+        "DELETE /cluster/metrics/server/m1",
+    ]
+
+
+def test_the_site_passes_on_every_option_of_an_object() -> None:
+    site = yaml.safe_load((ROOT / "playbooks/site.yml").read_text(encoding="utf-8"))
+    [passed] = [task[OBJECT] for play in site for task in play.get("tasks", []) if OBJECT in task]
+    assert set(passed) == set(yaml.safe_load(pve_object.DOCUMENTATION)["options"])
+
+
+def test_the_site_makes_no_token_whose_secret_would_be_lost(operations: Operations) -> None:
+    user = {"kind": "user", "object": {"userid": "ci@pve"}}
+    token = {"kind": "token", "object": {"userid": "ci@pve", "tokenid": "deploy"}}
+    operations.variables = {"cluster_objects": [user, token]}
+    operations.refused("site", "node_identities", "--tags", "objects")
+    operations.variables = {"cluster_objects": [user, {**token, "state": "absent"}]}
+    assert operations.succeeds("site", "--tags", "objects").changed == 1
 
 
 # ----------------------------------------------------------------------------------------------------- report.yml
