@@ -763,6 +763,27 @@ def test_nothing_is_declared_twice(pve: Pve) -> None:
     pve.refused("invalid_field", "firewall_rule", HTTPS, dict(HTTPS))
 
 
+def test_an_entry_is_not_declared_with_and_without_propagation(pve: Pve) -> None:
+    pve("user", {"userid": "ci@pve"}, {"userid": "ada@pve"})
+    entry = {"path": "/vms", "roles": ["PVEAuditor", "PVEVMUser"], "users": ["ci@pve"]}
+    other = {"path": "vms/", "roles": ["PVEAuditor"], "users": ["ada@pve", "ci@pve"]}
+    run = pve.refused("invalid_field", "acl", entry, {**other, "propagate": False})
+    assert run.details["field"] == "propagate"
+    assert "/vms: propagate: user ci@pve is declared with both for PVEAuditor" in run.result["msg"]
+    # Saying the same twice is no contradiction, nor is it one that both have to go.
+    pve.converge("acl", entry, other)
+    pve.converge("acl", entry, {**other, "propagate": False}, state="absent")
+
+
+def test_an_entry_is_an_object_of_its_own(pve: Pve) -> None:
+    pve("user", {"userid": "ci@pve"}, {"userid": "ada@pve"})
+    auditors = {"path": "/", "roles": ["PVEAuditor"], "users": ["ada@pve", "ci@pve"]}
+    pve("acl", auditors)
+    run = pve.converge("acl", {**auditors, "users": ["ada@pve"]})
+    assert (run.changed, run.result["objects"]) == (False, [{**auditors, "users": ["ada@pve"]}])
+    assert pve.converge("acl", {**auditors, "users": ["ci@pve"]}, state="absent").changed
+
+
 def test_an_error_of_proxmox_is_told_with_what_was_done(pve: Pve) -> None:
     run = pve("user", {"userid": "a1@pve"}, {"userid": "a2@pve", "groups": ["none"]}, {"userid": "a3@pve"})
     assert run.code == "api_error"

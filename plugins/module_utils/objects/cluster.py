@@ -20,6 +20,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.declared imp
     Declared,
     Place,
     Wish,
+    entries_of,
     is_marked,
     make_wish,
 )
@@ -28,7 +29,6 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.plan import 
     Actual,
     Plan,
     State,
-    entries_of,
     entry_of,
     make_plan,
     read_entries,

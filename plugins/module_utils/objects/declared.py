@@ -28,6 +28,9 @@ GUESTS = ("lxc", "qemu")
 # The node of a guest that has to be looked up.
 UNKNOWN = "?"
 
+# What an entry of the access control list is about: user, group or token, its name, and the role.
+Entry = tuple[str, str, str]
+
 
 @dataclass(frozen=True)
 class Place:
@@ -67,6 +70,16 @@ class Declared:
     def identity(self) -> tuple[str, ...]:
         """What tells it from the others of its place."""
         return tuple(self.names.values())
+
+
+def entries_of(declared: Declared) -> list[Entry]:
+    """The entries of the access control list for which an object stands."""
+    return [
+        (kind, holder, role)
+        for kind in ("user", "group", "token")
+        for holder in declared.values.get(f"{kind}s", ())
+        for role in declared.values.get("roles", ())
+    ]
 
 
 @dataclass(frozen=True)
@@ -133,7 +146,10 @@ def make_wish(params: t.Mapping[str, t.Any], nodes: t.Mapping[str, tuple[str, st
         _declared(kind, {**shared, **each}, number, present, nodes) for number, each in enumerate(given, start=1)
     ]
     _check_options(kind, params)
-    _check_doubles(kind, objects)
+    if kind.manner == "acl":
+        _check_propagation(kind, objects if present else [])
+    else:
+        _check_doubles(kind, objects)
     places = list(dict.fromkeys(it.place for it in objects))
     if not places and params["exclusive"]:
         places = [_place(kind, shared, "objects", nodes)]
@@ -191,14 +207,23 @@ def _check_options(kind: Kind, params: t.Mapping[str, t.Any]) -> None:
 
 
 def _check_doubles(kind: Kind, objects: t.Sequence[Declared]) -> None:
-    if kind.manner == "acl":
-        return
     seen: set[t.Any] = set()
     for it in objects:
         same = (it.place, it.identity if kind.manner != "rules" else repr(sorted(it.values.items())))
         if same in seen:
             raise invalid_field(kind, label_of(it.place, it.identity), "", "it is declared twice")
         seen.add(same)
+
+
+def _check_propagation(kind: Kind, objects: t.Sequence[Declared]) -> None:
+    """An entry may be declared more than once, but Proxmox has it once, with propagation or without."""
+    said: dict[tuple[str, Entry], bool] = {}
+    for it in objects:
+        path, propagate = it.names["path"], it.values.get("propagate", True)
+        for entry in entries_of(it):
+            if said.setdefault((path, entry), propagate) != propagate:
+                holder, name, role = entry
+                raise invalid_field(kind, path, "propagate", f"{holder} {name} is declared with both for {role}")
 
 
 # ----------------------------------------------------------------------------------------------------- one object

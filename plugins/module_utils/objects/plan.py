@@ -14,8 +14,10 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Fa
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.plan import LIVE, RECREATE, BasePlan, Change, Step
 from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.declared import (
     Declared,
+    Entry,
     Place,
     Wish,
+    entries_of,
     is_marked,
     label_of,
     marked,
@@ -721,23 +723,9 @@ class _Difference:
             self.set.append(name)
 
 
-# What an entry of the access control list is about: user, group or token, its name, and the role.
-Entry = tuple[str, str, str]
-
-
 def entry_of(it: Actual) -> Entry:
     """What an entry of the access control list is about."""
     return str(it.raw.get("type")), str(it.raw.get("ugid")), str(it.raw.get("roleid"))
-
-
-def entries_of(declared: Declared) -> list[Entry]:
-    """The entries of the access control list for which an object stands."""
-    return [
-        (kind, holder, role)
-        for kind in ("user", "group", "token")
-        for holder in declared.values.get(f"{kind}s", ())
-        for role in declared.values.get("roles", ())
-    ]
 
 
 def _choices(grant: Grant, known: t.Mapping[str, t.Any]) -> list[tuple[str, ...]]:
