@@ -667,7 +667,32 @@ class Objects(FakePve):
             store.setdefault("zfs-base-path", "/dev/zvol")
         if v["type"] in ("btrfs", "dir"):
             store["path"] = "/" + "/".join(filter(None, store["path"].split("/")))
+        if v["type"] == "pbs":
+            if "master-pubkey" in v and "encryption-key" not in v:
+                del self.storages[v["storage"]]
+                raise die("create storage failed: 'master-pubkey' can only be used together with 'encryption-key'")
+            self._keep_keys(v)
         return answer
+
+    async def _sc_update(self, v: Values, user: str) -> t.Any:
+        answer = await super()._sc_update(v, user)
+        if self.storages[v["storage"]]["type"] == "pbs":
+            self._keep_keys(v)
+        return answer
+
+    def _keep_keys(self, v: Values) -> None:
+        """The files of the keys of a Proxmox Backup Server, whose marks are in the configuration (PBSPlugin.pm)."""
+        store = t.cast("Values", self.storages[v["storage"]])
+        if "encryption-key" in v:
+            generated = json.dumps({"data": "", "fingerprint": secrets.token_hex(32)})
+            text = generated if v["encryption-key"] == "autogen" else v["encryption-key"]
+            try:
+                key = json.loads(text)
+            except ValueError:
+                raise die("Value does not seems like a valid, JSON formatted encryption key!") from None
+            store["encryption-key"] = key.get("fingerprint") or 1
+        if "master-pubkey" in v:
+            store["master-pubkey"] = 1
 
     def _routes_firewall(self) -> list[tuple[str, str, Handler]]:
         """Adds the firewalls of VNets (PVE/API2/Firewall/Vnet.pm)."""

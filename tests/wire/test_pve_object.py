@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import typing as t
 
 import pytest
@@ -224,6 +225,61 @@ def test_secrets_are_sent_again_only_when_asked_for(pve: Pve) -> None:
     run = pve.apply("storage", pbs, update_secrets="always")
     assert [set(params) - {"digest"} for _method, _path, params in run.writes] == [{"password"}]
     assert keys(run) == [("pbs: password", "********", "********", "PUT /storage/pbs")]
+
+
+PBS: dict[str, t.Any] = {"storage": "pbs", "type": "pbs", "server": "pbs", "datastore": "main", "password": "hunter2"}
+KEY = {"kdf": None, "data": "aHVudGVyMg==", "fingerprint": "ab:cd"}
+
+
+@pytest.mark.parametrize("update", ["on_create", "always"])
+def test_a_key_of_backups_is_made_once(pve: Pve, update: str) -> None:
+    pve.apply("storage", {**PBS, "encryption-key": "autogen"}, update_secrets=update)
+    key = pve.simulated.storages["pbs"]["encryption-key"]
+    assert key
+    again = pve.apply("storage", {**PBS, "encryption-key": "autogen"}, update_secrets=update)
+    assert [set(params) - {"digest"} for _method, _path, params in again.writes] == [{"password"}] * (
+        update == "always"
+    )
+    # One that is not declared stays, too.
+    assert pve("storage", PBS).writes == []
+    assert pve.simulated.storages["pbs"]["encryption-key"] == key
+
+
+def test_a_key_of_backups_is_made_when_there_is_none(pve: Pve) -> None:
+    pve("storage", PBS)
+    run = pve.converge("storage", {**PBS, "encryption-key": "autogen"})
+    assert [set(params) - {"digest"} for _method, _path, params in run.writes] == [{"encryption-key"}]
+    assert keys(run) == [("pbs: encryption-key", None, "********", "PUT /storage/pbs")]
+
+
+@pytest.mark.parametrize("update", ["on_create", "always"])
+def test_a_key_of_backups_is_never_replaced(pve: Pve, update: str) -> None:
+    pbs = {name: value for name, value in PBS.items() if name != "password"}
+    declared = {**pbs, "encryption-key": json.dumps(KEY)}
+    pve.converge("storage", declared)
+    assert pve.converge("storage", declared, update_secrets=update).writes == []
+    other = {**pbs, "encryption-key": json.dumps({**KEY, "fingerprint": "ef:01"})}
+    run = pve.apply("storage", other, update_secrets=update)
+    [entry] = run.result["plan"]
+    assert (entry["key"], entry["before"], entry["after"]) == ("pbs: encryption-key", "********", "********")
+    assert (run.writes, entry["request"]) == ([], None)
+    assert "/etc/pve/priv/storage/pbs.enc" in entry["hint"]
+
+
+def test_a_key_that_goes_with_its_storage_is_told(pve: Pve) -> None:
+    pve("storage", {**PBS, "encryption-key": json.dumps(KEY)})
+    run = pve.converge("storage", {"storage": "pbs"}, state="absent")
+    assert run.result["plan"][0]["before"]["encryption-key"] == "********"
+    [note] = run.result["notes"]
+    assert "/etc/pve/priv/storage/pbs.enc" in note
+
+
+def test_a_public_key_goes_with_a_key(pve: Pve) -> None:
+    public = {"master-pubkey": "aHVudGVyMg=="}
+    assert pve.refused("invalid_field", "storage", {**PBS, **public}).details["field"] == "master-pubkey"
+    pve.converge("storage", {**PBS, "encryption-key": "autogen", **public})
+    run = pve.apply("storage", {**PBS, "encryption-key": "autogen", **public}, update_secrets="always")
+    assert [set(params) - {"digest"} for _method, _path, params in run.writes] == [{"password", "master-pubkey"}]
 
 
 def test_the_secret_of_a_token_is_told_once(pve: Pve) -> None:

@@ -25,6 +25,7 @@ Nothing here does I/O.
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 import typing as t
 from dataclasses import dataclass, field, replace
@@ -62,6 +63,8 @@ class Field:
     kept: whether Proxmox sets it by itself, so that it stays when it is not declared.
     secret: whether it must not be shown; readable: whether reads give it nevertheless, so that it can be compared.
     apart: the path of a PUT that sets a secret of an existing object.
+    lasting: the file of a secret that is not replaced, because what was made with it is of no use without it. Reads
+        tell its fingerprint.
     passing: whether it only goes along with a request and is not stored.
     unset: how it is removed: ``delete`` (named in the parameter of that name), ``empty`` (sent empty), ``blank`` (sent
         as a blank), ``default`` (the default is sent) or ``omitted`` (not sent, in an update that replaces everything).
@@ -93,6 +96,7 @@ class Field:
     secret: bool = False
     readable: bool = False
     apart: str | None = None
+    lasting: str | None = None
     passing: bool = False
     unset: str = "delete"
     needs: tuple[str, ...] = ()
@@ -490,6 +494,31 @@ def _match_field(text: str) -> str:
     return name + equals + value
 
 
+GENERATED = "autogen"
+
+
+def _backup_key(text: str) -> str:
+    """A key of proxmox-backup-client, or that one is to be made (``on_add_hook`` of PVE/Storage/PBSPlugin.pm)."""
+    if text != GENERATED and "data" not in _key(text):
+        raise InvalidValue(f"a key in the form of JSON is wanted, or {GENERATED}")
+    return text
+
+
+def _key(text: str) -> dict[str, t.Any]:
+    try:
+        key = json.loads(text)
+    except ValueError:
+        return {}
+    return key if isinstance(key, dict) else {}
+
+
+def is_that_key(text: str, fingerprint: t.Any) -> bool:
+    """Whether a key may be the one that is there, as far as its fingerprint tells."""
+    declared = _key(text).get("fingerprint")
+    # Proxmox says 1 of a key without a fingerprint.
+    return not declared or str(fingerprint) in ("1", str(declared))
+
+
 _NODE = r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?"
 _dns_name = _matching(rf"{_LABEL}(\.{_LABEL})*", "a DNS name")
@@ -534,4 +563,5 @@ _FORMATS: dict[str, t.Callable[[str], str]] = {
     "mac-addr": _mac,
     "match-field": _match_field,
     "severities": _severities,
+    "pve-backup-key": _backup_key,
 }

@@ -27,6 +27,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.fields impor
     Field,
     InvalidValue,
     actual,
+    is_that_key,
     normal,
     sent,
     significant,
@@ -265,20 +266,21 @@ class _Planner:
             if it.swapped and name in values and values[name] == found.raw.get(it.swapped):
                 values[name] = found.values.get(name)
         parts = ATTACHED.get(kind.attached or "", ())
-        update = _Difference({name: it for name, it in fields.items() if name not in parts}, values, found.values)
+        update = _Difference({name: it for name, it in fields.items() if name not in parts}, values, found)
         update.find(self.wish.secrets == "always")
         other_type = kind.variant in update.fixed
         for name in [kind.variant] if other_type else update.fixed:
-            self.plan.blocked.append(
-                Change(
-                    f"{label}: {name}",
-                    told_or_none(fields[name], found.values.get(name)),
-                    told_or_none(fields[name], values.get(name)),
-                    RECREATE,
-                    None,
-                    f"Proxmox does not change {name} of an existing {kind.name}; remove it and make it anew.",
+            it = fields[name]
+            before = MASK if it.lasting else told_or_none(it, found.values.get(name))
+            change = Change(f"{label}: {name}", before, told_or_none(it, values.get(name)), RECREATE)
+            change.hint = f"Proxmox does not change {name} of an existing {kind.name}; remove it and make it anew."
+            if it.lasting:
+                file = it.lasting.format(**found.names)
+                change.hint = (
+                    f"What was made with the {name} that is there could not be read with another. Keep a copy of "
+                    f"{file} and unset it by hand first."
                 )
-            )
+            self.plan.blocked.append(change)
         if other_type:
             # The fields of one type say nothing about an object of another.
             return
@@ -314,7 +316,8 @@ class _Planner:
         params = self._names_in(path, found.names)
         if kind.renames:
             params["rename"] = declared.identity[-1]
-        again = {name for changed in update.set for name in fields[changed].needs} | set(kind.repeated)
+        needed = {name for changed in update.set for name in fields[changed].needs if fields[name].compared}
+        again = needed | set(kind.repeated)
         for name, it in fields.items():
             passing = it.passing and name in values and name not in ATTACHED.get(kind.attached or "", ())
             whole = kind.whole and name in values and it.compared and not it.fixed
@@ -337,7 +340,7 @@ class _Planner:
         before, after = {}, {}
         for name in sorted([*update.set, *update.removed]):
             it = fields[name]
-            before[name] = told_or_none(it, found.values.get(name)) if it.compared else MASK
+            before[name] = told_or_none(it, found.values.get(name)) if it.compared or it.lasting else MASK
             after[name] = told_or_none(it, values.get(name)) if name in update.set else None
             if name in update.removed and it.default is not None:
                 after[name] = told(it, it.default)
@@ -368,6 +371,13 @@ class _Planner:
         as_declared = Declared(found.place, found.names)
         step = Step("removed", method, self._path(path, as_declared, found), params)
         shown = _shown(fields, {**found.names, **found.values})
+        for name, it in fields.items():
+            if it.lasting and found.raw.get(name) is not None:
+                shown[name] = MASK
+                file = it.lasting.format(**found.names)
+                self.plan.notes.append(
+                    f"{label}: its {name}, in {file}, goes with it; what it is for cannot be read then."
+                )
         step.changes.append(Change(label, shown, None, self._effect, f"{method} /{step.path}"))
         self._add(step, found.place, self._needs(DELETE, as_declared, found.values, found))
         self._diff(label, shown, {})
@@ -689,10 +699,8 @@ class _Difference:
     that have a request of their own.
     """
 
-    def __init__(
-        self, fields: t.Mapping[str, Field], values: t.Mapping[str, t.Any], there: t.Mapping[str, t.Any]
-    ) -> None:
-        self._fields, self._values, self._there = fields, values, there
+    def __init__(self, fields: t.Mapping[str, Field], values: t.Mapping[str, t.Any], found: Actual) -> None:
+        self._fields, self._values, self._found = fields, values, found
         self.set: list[str] = []
         self.removed: list[str] = []
         self.fixed: list[str] = []
@@ -705,11 +713,22 @@ class _Difference:
                 continue
             if it.compared:
                 self._compare(name, it)
-            elif with_secrets and name in self._values:
+            elif name not in self._values:
+                continue
+            elif it.lasting:
+                self._compare_lasting(name)
+            elif with_secrets:
                 (self.apart if it.apart else self.set).append(name)
 
+    def _compare_lasting(self, name: str) -> None:
+        there = self._found.raw.get(name)
+        if there is None:
+            self.set.append(name)
+        elif not is_that_key(self._values[name], there):
+            self.fixed.append(name)
+
     def _compare(self, name: str, it: Field) -> None:
-        want, have = self._values.get(name), self._there.get(name)
+        want, have = self._values.get(name), self._found.values.get(name)
         means = want if want is not None and significant(it, want) else None
         if means == have or (name not in self._values and it.kept):
             return
