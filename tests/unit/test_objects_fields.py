@@ -12,13 +12,13 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Re
 from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.fields import (
     MASK,
     Field,
-    InvalidValue,
     actual,
     normal,
     sent,
     significant,
     told,
 )
+from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.formats import InvalidValue
 from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.kinds import Kind
 from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.module import secrets_in
 from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.plan import waiting_names
@@ -78,8 +78,9 @@ MAP = Field(
         (Field(format="lines"), ["x\ny\n", "x \ny\n\n", "x\ny"], "x\ny"),
         (Field(format="line"), ["x y", " x y ", "x y\n"], "x y"),
         (Field(format="pve-storage-path"), ["/srv/backup", "/srv//backup/", "/srv/./backup"], "/srv/backup"),
-        (Field(format="pve-storage-path"), ["/", "//"], "/"),
-        (Field(format="pve-storage-path"), ["template/cache", "template//cache/"], "template/cache"),
+        (Field(format="pve-storage-path"), ["/vol1/Proxmox Backup", "//vol1/Proxmox Backup/"], "/vol1/Proxmox Backup"),
+        (Field(format="pve-storage-directory"), ["/srv/backup", "/srv//backup/"], "/srv/backup"),
+        (Field(format="pve-dir-override"), ["template/cache", "template//cache/"], "template/cache"),
         (Field(format="fw-action"), ["Web", "web", "WEB"], "web"),
         (Field(format="fw-action"), ["DROP"], "DROP"),
         (Field(format="address"), ["example.com"], "example.com"),
@@ -136,8 +137,8 @@ def test_spellings_of_one_value(field: Field, spellings: list[t.Any], form: t.An
         (Field(format="network"), "10.0.0.1/24", "is not a network"),
         (Field(format="network"), "10.0.0.0", "is not a network"),
         (Field(format="IPorCIDRorAlias"), "0.0.0.0/0", "everything"),
-        (Field(format="pve-vlan-id-or-range"), "0", "1 to 4094"),
-        (Field(format="pve-vlan-id-or-range"), "9-2", "1 to 4094"),
+        (Field(format="pve-vlan-id-or-range"), "0", "2 to 4094"),
+        (Field(format="pve-vlan-id-or-range"), "9-2", "2 to 4094"),
         (Field(format="pve-node"), "-a", "the name of a node"),
         (Field(format="pve-userid"), "ci", "a user with its realm"),
         (Field(format="acl-path"), "/vms/ä", "a path of objects"),

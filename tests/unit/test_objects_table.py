@@ -14,10 +14,16 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.fields import Field, significant
+from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.fields import (
+    Field,
+    normal,
+    significant,
+)
+from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.formats import InvalidValue
 from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.kinds import Kind
 from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.table import KINDS
 from ansible_collections.lxcri.proxmox.plugins.modules import pve_object
+from fakepve import formats
 
 SCHEMA = json.loads(gzip.decompress(pkgutil.get_data("fakepve", "data/pve-api.json.gz") or b""))["paths"]
 # The schema of these requests is one of several, which the document of the API does not have.
@@ -175,6 +181,83 @@ def check_subs(it: Field, subs: dict[str, t.Any], name: str) -> None:
         assert mine.required == (not entry.get("optional")), (name, sub)
         if "default" in entry:
             assert not significant(mine, mine.default), (name, sub)
+
+
+# Texts that many formats tell apart. Blanks around them and spellings of one value are not among them.
+SAMPLES = (
+    *[
+        "10.0.0.1",
+        "10.0.0.0/24",
+        "10.0.0.1/24",
+        "10.0.0.1/33",
+        "10.0.0.1/7",
+        "10.0.0.300",
+        "0.0.0.0/0",
+        "10.0.0",
+        "10",
+        "::ffff:10.0.0.1",
+    ],
+    *["::1", "2001:db8::1", "2001:db8::/32", "2001:db8::1/7", "2001:db8::1/129", "fe80::1%eth0"],
+    *["a", "ab", "A1", "1", "12", "99", "100", "101", "4094", "4095", "2-100", "100-2", "999999999", "2000000000"],
+    *[
+        "a-b",
+        "a_b",
+        "-a",
+        "a-",
+        "_a",
+        "a.b",
+        "a..b",
+        ".a",
+        "a.",
+        "a+b",
+        "a~b",
+        "a/b",
+        "a/b/c",
+        "a/b/c/d",
+        "a!b",
+        "a=b",
+        "a@b",
+    ],
+    *["eth0", "vmbr0.7", "vmbr0:1", "bond0", "enp0s31f6np0np1np2np3np4", "local-zfs", "local-zfs-", "9abc"],
+    *["ci@pve", "ci@pve!t1", "ci@", "@pve", "ci", "c:i@pve", "ci@p", "x@y!z1", "a@b.de", "a+b@c.de", "a@b_c.de", "a@"],
+    *["BC:24:11:00:00:01", "BD:24:11:00:00:01", "BC:24:11:00:00", "ct:101", "vm:100", "xx:101", "101-0", "pve1:2"],
+    *["/", "/srv", "srv", "/srv/ä+:~#%", "/;a", "/srv;a", "/srv(a)", "//srv", "local:vm-100-disk-0", "x:"],
+    *("VM.Audit", "images", "web", "nas.example.com", "nas_1", "x" * 30, "a b", "/srv/a b", "/srv/a,b"),
+)
+# What this collection takes although Proxmox refuses it, or the other way round, with the reason.
+OTHERWISE = {
+    ("storage", "content"): "what each type can hold is known here",
+    ("sdn_zone", "type"): "the types are named",
+    ("sdn_dns", "type"): "the types are named",
+    ("sdn_ipam", "type"): "the types are named",
+    ("metric_server", "type"): "the types are named",
+}
+
+
+@pytest.mark.parametrize("kind", WITH_SCHEMA, ids=ids)
+def test_formats_are_those_of_the_schema(kind: Kind) -> None:
+    """Nothing is taken that Proxmox refuses, nor refused that it takes."""
+    differing = set()
+    for name, it, entry in cases(kind):
+        each = entry["items"] if entry["type"] == "array" else entry
+        known_format = isinstance(each.get("format"), str) and each["format"].removesuffix("-list").removesuffix("-opt")
+        if it.kind not in ("string", "words") or known_format not in formats.NAMED or (kind.name, name) in OTHERWISE:
+            continue
+        # A list may have one item; what separates items is no part of one.
+        for text in SAMPLES if it.kind == "string" else [text for text in SAMPLES if not re.search(r"[\s,;]", text)]:
+            fits = len(text) <= each.get("maxLength", 1e9) and len(text) >= each.get("minLength", 0)
+            takes = formats.check(each["format"], text) is None and fits
+            if takes != is_taken(it, text):
+                differing.add((name, text, "Proxmox takes it" if takes else "Proxmox refuses it"))
+    assert sorted(differing) == []
+
+
+def is_taken(it: Field, text: str) -> bool:
+    try:
+        normal(it, text)
+    except InvalidValue:
+        return False
+    return True
 
 
 @pytest.mark.parametrize("kind", WITH_SCHEMA, ids=ids)

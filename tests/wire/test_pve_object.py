@@ -706,7 +706,7 @@ def test_a_subnet_of_a_network_that_is_not_there_yet_can_be_planned(pve: Pve) ->
         ("ha_resource", {"sid": "101"}, "sid", "is not a guest such as ct:101"),
         (
             "storage",
-            {"storage": "x1", "type": "lvmthin", "vgname": "a", "thinpool": "b", "content": "iso"},
+            {"storage": "x1", "type": "lvmthin", "vgname": "pve", "thinpool": "data", "content": "iso"},
             "content",
             "none",
         ),

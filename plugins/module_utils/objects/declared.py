@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.fields import (
     Field,
-    InvalidValue,
     normal,
     significant,
     told,
 )
+from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.formats import InvalidValue, problem_of_rule
 from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.kinds import Kind, Scope
 from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.table import KINDS
 
@@ -371,12 +371,16 @@ def _check_whole(kind: Kind, label: str, fields: t.Mapping[str, Field], values: 
     for name, other in kind.conflicts:
         if all(significant(kind.fields[each], values.get(each)) for each in (name, other)):
             raise invalid_field(kind, label, name, f"it does not go with {other}")
-    if kind.one_of and not any(significant(fields[name], values.get(name)) for name in kind.one_of):
-        raise invalid_field(kind, label, kind.one_of[0], f"one of {', '.join(kind.one_of)} is wanted")
+    one_of = [name for name in kind.one_of if name in fields]
+    if one_of and not any(significant(fields[name], values.get(name)) for name in one_of):
+        raise invalid_field(kind, label, one_of[0], f"one of {', '.join(one_of)} is wanted")
     for name in kind.matches:
         if values.get("mode") != "any" and not _can_match(values.get(name, ())):
             why = "each item has to match, and these cannot together; write them as one, separated by commas"
             raise invalid_field(kind, label, name, why)
+    problem = problem_of_rule(values) if kind.manner == "rules" else None
+    if problem:
+        raise invalid_field(kind, label, *problem)
     if kind.manner == "acl" and "root@pam" in values.get("users", ()):
         raise invalid_field(kind, label, "users", "root@pam is always an Administrator, and Proxmox keeps no more")
 

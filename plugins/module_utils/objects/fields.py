@@ -24,13 +24,12 @@ Nothing here does I/O.
 
 from __future__ import annotations
 
-import ipaddress
-import json
 import re
 import typing as t
 from dataclasses import dataclass, field, replace
 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.client import Repeated
+from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.formats import FORMATS, InvalidValue
 
 TRUE_WORDS = ("1", "on", "yes", "true")
 FALSE_WORDS = ("0", "off", "no", "false")
@@ -38,10 +37,6 @@ FALSE_WORDS = ("0", "off", "no", "false")
 MASK = "********"
 # PVE::Tools::split_list
 SEPARATORS = re.compile(r"[,;\s\0]+")
-
-
-class InvalidValue(ValueError):
-    """A value that Proxmox would refuse. ``str()`` says what would be right, without the field."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +151,7 @@ def _checked(it: Field, text: str) -> str:
     if it.folded:
         text = text.lower()
     if it.format:
-        text = _FORMATS[it.format](text)
+        text = FORMATS[it.format](text)
     if it.pattern is not None and not re.fullmatch(it.pattern, text, re.DOTALL):
         raise InvalidValue(f"{text!r} does not match {it.pattern}")
     if it.choices and text not in it.choices:
@@ -339,229 +334,3 @@ def told(it: Field, value: t.Any) -> t.Any:
     if it.kind == "maps" and not isinstance(value, str):
         return [{name: told(it.subs[name], item) for name, item in each.items()} for each in value]
     return value
-
-
-# --------------------------------------------------------------------------------------------------------- formats
-
-
-def _matching(pattern: str, what: str) -> t.Callable[[str], str]:
-    compiled = re.compile(pattern, re.DOTALL)
-
-    def check(text: str) -> str:
-        if not compiled.fullmatch(text):
-            raise InvalidValue(f"{text!r} is not {what}")
-        return text
-
-    return check
-
-
-def _address(*versions: int) -> t.Callable[[str], str]:
-    def check(text: str) -> str:
-        try:
-            address = ipaddress.ip_address(text)
-        except ValueError:
-            raise InvalidValue(f"{text!r} is not an IP address") from None
-        if address.version not in versions:
-            raise InvalidValue(f"{text!r} is not an IPv{versions[0]} address")
-        return str(address)
-
-    return check
-
-
-def _interface(*versions: int) -> t.Callable[[str], str]:
-    def check(text: str) -> str:
-        try:
-            interface = ipaddress.ip_interface(text)
-        except ValueError:
-            raise InvalidValue(f"{text!r} is not an address with its prefix length, such as 10.0.0.1/24") from None
-        if interface.version not in versions or "/" not in text:
-            raise InvalidValue(f"{text!r} is not an IPv{versions[0]} address with its prefix length")
-        return str(interface)
-
-    return check
-
-
-def _host_or_network(text: str) -> str:
-    """An address or network; one of a single address is that address (``parse_ip_or_cidr`` of PVE/Firewall.pm)."""
-    try:
-        interface = ipaddress.ip_interface(text)
-    except ValueError:
-        raise InvalidValue(f"{text!r} is not an IP address or network") from None
-    single = interface.network.prefixlen == interface.ip.max_prefixlen
-    return str(interface.ip) if single else str(interface)
-
-
-_ALIAS = re.compile(r"(dc/|guest/)?[A-Za-z][A-Za-z0-9_-]+")
-
-
-def _member(text: str) -> str:
-    """An entry of an IP set: without host bits (``clean_cidr`` of PVE/Firewall.pm), or an alias (``resolve_alias``)."""
-    if _ALIAS.fullmatch(text):
-        return text.lower()
-    _host_or_network(text)
-    network = ipaddress.ip_network(text, strict=False)
-    if network.prefixlen == 0:
-        raise InvalidValue(f"{text!r} is everything, which an IP set cannot have")
-    return str(network.network_address) if network.num_addresses == 1 else str(network)
-
-
-def _network(text: str) -> str:
-    """A network with its prefix length, as the name of a subnet."""
-    try:
-        if "/" not in text:
-            raise ValueError
-        return str(ipaddress.ip_network(text))
-    except ValueError:
-        raise InvalidValue(f"{text!r} is not a network such as 10.0.0.0/24") from None
-
-
-def _host(text: str) -> str:
-    try:
-        return str(ipaddress.ip_address(text))
-    except ValueError:
-        return _dns_name(text)
-
-
-def _ha_node(text: str) -> str:
-    """A node with its priority, of which 0 is the default (``parse_node_priority`` of PVE/HA/Tools.pm)."""
-    name, _colon, priority = _matching(rf"{_NODE}(:\d+)?", "a node, or a node with its priority (pve1:2)")(
-        text
-    ).partition(":")
-    return f"{name}:{int(priority)}" if int(priority or 0) else name
-
-
-def _privilege_path(text: str) -> str:
-    """A path of the access control list (``normalize_path`` of PVE/AccessControl.pm)."""
-    path = "/" + re.sub(r"/+", "/", text).strip("/")
-    return _matching(r"/[A-Za-z0-9._/-]*", "a path of objects, such as /vms/101")(path)
-
-
-def _mac(text: str) -> str:
-    return _matching(r"[0-9A-F]{2}(:[0-9A-F]{2}){5}", "a MAC address")(text.upper())
-
-
-def _vlans(text: str) -> str:
-    """A VLAN id or a range of them."""
-    first, _dash, last = _matching(r"\d{1,4}(-\d{1,4})?", "a VLAN id or a range such as 2-100")(text).partition("-")
-    bounds = [int(first), int(last or first)]
-    if not 1 <= bounds[0] <= bounds[1] <= 4094:
-        raise InvalidValue(f"{text!r} is not within 1 to 4094")
-    return str(bounds[0]) if bounds[0] == bounds[1] else f"{bounds[0]}-{bounds[1]}"
-
-
-def _lines(text: str) -> str:
-    """A comment of the node's network: Proxmox adds a newline, and drops the blanks that lines end with."""
-    return "\n".join(line.rstrip() for line in text.split("\n")).rstrip("\n")
-
-
-def _line(text: str) -> str:
-    """A text of one line, which is all that Proxmox's configuration files hold, without the blanks around it."""
-    text = text.strip()
-    if "\n" in text or "\r" in text:
-        raise InvalidValue("it has to be one line")
-    return text
-
-
-def _path(text: str) -> str:
-    """A path without slashes that say nothing (``check_config`` of PVE/Storage/DirPlugin.pm)."""
-    text = _matching(r"/?[-/a-zA-Z0-9_.@]+", "a path of letters, digits and - / _ . @")(text)
-    parts = [part for part in text.split("/") if part not in ("", ".")]
-    return "/" * text.startswith("/") + "/".join(parts) or text
-
-
-def _action(text: str) -> str:
-    """What a rule does, or the security group that it uses; the names of groups are lower case in Proxmox's files."""
-    return text if text in ("ACCEPT", "DROP", "REJECT") else text.lower()
-
-
-SEVERITIES = ("info", "notice", "warning", "error", "unknown")
-
-
-def _severities(text: str) -> str:
-    """Those of which any one will do."""
-    found = {word.strip() for word in text.split(",")}
-    for word in found.difference(SEVERITIES):
-        raise InvalidValue(f"{word!r} is none of {', '.join(SEVERITIES)}")
-    return ",".join(word for word in SEVERITIES if word in found)
-
-
-def _match_field(text: str) -> str:
-    """A field of a notification, with values of which any one will do, or with an expression."""
-    pattern = r"(exact|regex):[A-Za-z0-9_][A-Za-z0-9._-]*=[^\n]*"
-    name, equals, value = _matching(pattern, "such as exact:type=vzdump or regex:hostname=web.*")(text).partition("=")
-    if name.startswith("exact:"):
-        value = ",".join(sorted({word.strip() for word in value.split(",")}))
-    return name + equals + value
-
-
-GENERATED = "autogen"
-
-
-def _backup_key(text: str) -> str:
-    """A key of proxmox-backup-client, or that one is to be made (``on_add_hook`` of PVE/Storage/PBSPlugin.pm)."""
-    if text != GENERATED and "data" not in _key(text):
-        raise InvalidValue(f"a key in the form of JSON is wanted, or {GENERATED}")
-    return text
-
-
-def _key(text: str) -> dict[str, t.Any]:
-    try:
-        key = json.loads(text)
-    except ValueError:
-        return {}
-    return key if isinstance(key, dict) else {}
-
-
-def is_that_key(text: str, fingerprint: t.Any) -> bool:
-    """Whether a key may be the one that is there, as far as its fingerprint tells."""
-    declared = _key(text).get("fingerprint")
-    # Proxmox says 1 of a key without a fingerprint.
-    return not declared or str(fingerprint) in ("1", str(declared))
-
-
-_NODE = r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?"
-_LABEL = r"[A-Za-z0-9]([A-Za-z0-9_-]*[A-Za-z0-9])?"
-_dns_name = _matching(rf"{_LABEL}(\.{_LABEL})*", "a DNS name")
-
-# By the names that Proxmox's API schema has for them, where it has one.
-_FORMATS: dict[str, t.Callable[[str], str]] = {
-    "line": _line,
-    "lines": _lines,
-    "pve-configid": _matching(r"[A-Za-z][A-Za-z0-9_-]+", "an id: a letter, then letters, digits, _ and -"),
-    "pve-storage-id": _matching(r"[A-Za-z][A-Za-z0-9_.-]*[A-Za-z0-9]", "the id of a storage"),
-    "pve-node": _matching(_NODE, "the name of a node"),
-    "pve-iface": _matching(r"[A-Za-z][A-Za-z0-9_]{1,20}([:.]\d+)?", "the name of a network interface"),
-    "pve-userid": _matching(r"[^\s:/]+@[A-Za-z][A-Za-z0-9._-]+", "a user with its realm, such as ci@pve"),
-    "pve-tokenid": _matching(
-        r"[^\s:/]+@[A-Za-z][A-Za-z0-9._-]+![A-Za-z][A-Za-z0-9._-]+", "a token, such as ci@pve!deploy"
-    ),
-    "pve-realm": _matching(r"[A-Za-z][A-Za-z0-9._-]+", "the name of a realm"),
-    "pve-groupid": _matching(r"[A-Za-z0-9._-]+", "the name of a group"),
-    "pve-roleid": _matching(r"[A-Za-z0-9._-]+", "the name of a role"),
-    "pve-priv": _matching(r"[A-Z][A-Za-z]+\.[A-Z][A-Za-z.]+", "a privilege, such as VM.Audit"),
-    "pve-poolid": _matching(r"[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+){0,2}", "the name of a pool"),
-    "pve-vmid": _matching(r"[1-9][0-9]{2,8}", "the id of a guest"),
-    "pve-vlan-id-or-range": _vlans,
-    "pve-storage-path": _path,
-    "pve-replication-job-id": _matching(r"[1-9][0-9]{2,8}-\d{1,9}", "the id of a guest and a number, such as 101-0"),
-    "pve-ha-resource-id": _matching(r"(ct|vm):[1-9][0-9]+", "a guest such as ct:101"),
-    "pve-ha-node": _ha_node,
-    "acl-path": _privilege_path,
-    "fw-action": _action,
-    "email-or-username": _matching(r"[^\s,;\\/@]+(@[^\s,;@]+)?", "an e-mail address"),
-    "email-opt": _matching(r"([^\s,;@]+@[^\s,;@]+)?", "an e-mail address"),
-    "ip": _address(4, 6),
-    "ipv4": _address(4),
-    "ipv6": _address(6),
-    "CIDRv4": _interface(4),
-    "CIDRv6": _interface(6),
-    "IPorCIDR": _host_or_network,
-    "IPorCIDRorAlias": _member,
-    "network": _network,
-    "address": _host,
-    "dns-name": _dns_name,
-    "mac-addr": _mac,
-    "match-field": _match_field,
-    "severities": _severities,
-    "pve-backup-key": _backup_key,
-}

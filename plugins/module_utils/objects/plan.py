@@ -25,14 +25,13 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.declared imp
 from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.fields import (
     MASK,
     Field,
-    InvalidValue,
     actual,
-    is_that_key,
     normal,
     sent,
     significant,
     told,
 )
+from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.formats import InvalidValue, is_that_key
 from ansible_collections.lxcri.proxmox.plugins.module_utils.objects.kinds import (
     CREATE,
     DELETE,

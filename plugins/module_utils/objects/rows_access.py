@@ -165,10 +165,12 @@ REALM = Kind(
         "default": BOOL,
         "domain": Field(pattern=r"\S+", longest=256),
         "filter": Field(format="line", longest=2048),
-        "group_classes": Field("words", default=("group", "groupOfNames", "ipausergroup", "univentionGroup")),
+        "group_classes": Field(
+            "words", format="ldap-simple-attr", default=("group", "groupOfNames", "ipausergroup", "univentionGroup")
+        ),
         "group_dn": Field(format="line", longest=256),
         "group_filter": Field(format="line", longest=2048),
-        "group_name_attr": Field(format="line", longest=256),
+        "group_name_attr": Field(format="ldap-simple-attr", longest=256),
         "groups-autocreate": Field("bool", default=False),
         "groups-claim": Field(pattern=r"[A-Za-z0-9._-]+", longest=256),
         "groups-overwrite": Field("bool", default=False),
@@ -210,7 +212,9 @@ REALM = Kind(
         ),
         "type": Field(choices=("ad", "ldap", "openid", "pam", "pve"), required=True, fixed=True),
         "user_attr": Field(pattern=r"\S{2,}", longest=256),
-        "user_classes": Field("words", default=("inetorgperson", "person", "posixaccount", "user")),
+        "user_classes": Field(
+            "words", format="ldap-simple-attr", default=("inetorgperson", "person", "posixaccount", "user")
+        ),
         "username-claim": LINE,
         "verify": Field("bool", default=False),
     },

@@ -38,7 +38,6 @@ PRUNE = Field(
 )
 FINGERPRINT = Field(pattern="([A-Fa-f0-9]{2}:){31}[A-Fa-f0-9]{2}", folded=True)
 CONTENT = ("images", "rootdir", "vztmpl", "iso", "backup", "snippets", "import", "none")
-CALENDAR = Field(format="line", longest=128)
 
 _OF_FILES = (
     "content-dirs nodes disable prune-backups max-protected-backups content format mkdir create-base-path "
@@ -64,18 +63,22 @@ _CONTENT = {
     "zfspool": ("images", "rootdir"),
 }
 
+_DIRECTORY = {"format": "pve-storage-directory"}
+
 STORAGE = Kind(
     name="storage",
     identity=("storage",),
     names={"storage": Field(format="pve-storage-id", shortest=2)},
     fields={
-        "base": LINE,
-        "blocksize": LINE,
+        "base": Field(format="pve-volume-id"),
+        "blocksize": Field(format="pve-storage-zfs-blocksize"),
         "bwlimit": Field("map", subs={"clone": KIB, "default": KIB, "migration": KIB, "move": KIB, "restore": KIB}),
         "comstar_hg": LINE,
         "comstar_tg": LINE,
         "content": Field("words", choices=CONTENT, kept=True),
-        "content-dirs": Field("map", subs={name: PATH for name in CONTENT if name != "none"}),
+        "content-dirs": Field(
+            "map", subs={name: Field(format="pve-dir-override") for name in CONTENT if name != "none"}
+        ),
         "create-base-path": Field("bool", default=True),
         "create-subdirs": Field("bool", default=True),
         "data-pool": LINE,
@@ -96,25 +99,25 @@ STORAGE = Kind(
         "master-pubkey": Field(secret=True, needs=("encryption-key",)),
         "max-protected-backups": Field("int", minimum=-1),
         "mkdir": Field("bool", default=True),
-        "monhost": Field("words", ordered=True),
+        "monhost": Field("words", format="pve-storage-portal-dns", ordered=True),
         # Proxmox looks where the pool is mounted (on_add_hook of PVE/Storage/ZFSPoolPlugin.pm and ZFSPlugin.pm).
         "mountpoint": Field(format="pve-storage-path", kept=True),
         "namespace": LINE,
         "nocow": Field("bool", default=False),
         "nodes": Field("words", format="pve-node"),
         "nowritecache": BOOL,
-        "options": LINE,
+        "options": Field(format="pve-storage-options"),
         "password": Field(longest=256, secret=True),
         "path": Field(format="pve-storage-path", kept=True),
         "pool": LINE,
         "port": Field("int", minimum=1, maximum=65535),
-        "portal": LINE,
+        "portal": Field(format="pve-storage-portal-dns"),
         "preallocation": Field(choices=("off", "metadata", "falloc", "full"), default="metadata"),
         "prune-backups": PRUNE,
         "saferemove": BOOL,
         "saferemove-stepsize": Field("int", choices=("1", "2", "4", "8", "16", "32"), default=32),
         "saferemove_throughput": LINE,
-        "server": LINE,
+        "server": Field(format="pve-storage-server"),
         "share": LINE,
         "shared": BOOL,
         "skip-cert-verification": Field("bool", default=False),
@@ -124,7 +127,7 @@ STORAGE = Kind(
         "subdir": PATH,
         "tagged_only": BOOL,
         "target": LINE,
-        "thinpool": LINE,
+        "thinpool": Field(format="pve-storage-vgname"),
         "type": Field(
             choices=(
                 *("btrfs", "cephfs", "cifs", "dir", "esxi", "iscsi", "iscsidirect", "lvm", "lvmthin", "nfs", "pbs"),
@@ -134,7 +137,7 @@ STORAGE = Kind(
             fixed=True,
         ),
         "username": LINE,
-        "vgname": LINE,
+        "vgname": Field(format="pve-storage-vgname"),
         "zfs-base-path": Field(format="pve-storage-path", kept=True),
     },
     left_out={"authsupported": "no type of storage takes it"},
@@ -166,6 +169,7 @@ STORAGE = Kind(
     },
     overrides={
         **{kind: {"content": {"choices": choices}} for kind, choices in _CONTENT.items()},
+        **{kind: {"content": {"choices": _CONTENT[kind]}, "path": _DIRECTORY} for kind in ("btrfs", "dir")},
         # Types that are always shared say so (parse_config of PVE/Storage/Plugin.pm).
         "esxi": {"content": {"choices": _CONTENT["esxi"]}, "shared": {"kept": True}},
     },
@@ -224,7 +228,7 @@ BACKUP_JOB = Kind(
         "quiet": Field("bool"),
         "remove": Field("bool"),
         "repeat-missed": Field("bool", default=False),
-        "schedule": Field(format="line", longest=128, required=True),
+        "schedule": Field(format="pve-calendar-event", longest=128, required=True),
         "script": _ROOT_LINE,
         "stdexcludes": Field("bool"),
         "stop": Field("bool"),
@@ -262,7 +266,7 @@ REPLICATION_JOB = Kind(
         "disable": BOOL,
         "rate": Field("number", minimum=1),
         "remove_job": Field(choices=("local", "full")),
-        "schedule": Field(format="line", longest=128, default="*/15"),
+        "schedule": Field(format="pve-calendar-event", longest=128, default="*/15"),
         # When a guest migrates to the target, the job goes the other way (ReplicationConfig.pm of pve-guest-common).
         "target": Field(format="pve-node", required=True, fixed=True, swapped="source"),
     },
