@@ -625,6 +625,30 @@ def test_fifty_objects_that_are_as_declared_cost_one_request(pve: Pve, case: Cas
     assert (again.asked, again.changed) == (case.reads[:1], False)
 
 
+def test_fifty_rules_that_are_as_declared_cost_one_request(pve: Pve) -> None:
+    rules = [{"type": "in", "action": "ACCEPT", "proto": "tcp", "dport": port, "enable": True} for port in range(1, 51)]
+    made = pve("firewall_rule", *rules)
+    assert not made.result.get("failed"), made.result["msg"]
+    again = pve("firewall_rule", *rules)
+    assert (again.asked, again.changed) == (["GET /cluster/firewall/rules"], False)
+
+
+@pytest.mark.parametrize("kind", ["realm", "metric_server"])
+def test_fifty_objects_of_which_the_list_tells_little_cost_one_request_more_each(pve: Pve, kind: str) -> None:
+    path, one = {
+        "realm": ("/access/domains", {"type": "openid", "issuer-url": "https://sso.example.com", "client-id": "pve"}),
+        "metric_server": ("/cluster/metrics/server", {"type": "graphite", "server": "10.0.0.9", "port": 2003}),
+    }[kind]
+    [identity] = KINDS[kind].names
+    names = [f"x{number}" for number in range(1, 51)]
+    objects = [{identity: name, **one} for name in names]
+    made = pve(kind, *objects)
+    assert not made.result.get("failed"), made.result["msg"]
+    again = pve(kind, *objects)
+    assert again.asked[0] == f"GET {path}"
+    assert (sorted(again.asked[1:]), again.changed) == (sorted(f"GET {path}/{name}" for name in names), False)
+
+
 def test_every_kind_is_here() -> None:
     others = {"firewall_rule", "firewall_options"}
     assert {case.kind for case in CASES} | others == set(KINDS)
