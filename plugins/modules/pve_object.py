@@ -107,6 +107,7 @@ options:
     description:
       - Passwords and keys that Proxmox does not give back cannot be compared. They are sent when the object is made,
         and with V(always) every time.
+      - The C(encryption-key) of a storage is an exception. It is set when there is none, and never replaced.
     type: str
     choices: [on_create, always]
     default: on_create
