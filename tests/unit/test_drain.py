@@ -64,7 +64,9 @@ def landscape(*entries: dict[str, t.Any]) -> Landscape:
 
 # ------------------------------------------------------------------------------------------------------ the mark
 
-MARKS = st.builds(Mark, st.from_regex(r"\A[a-zA-Z0-9]([a-zA-Z0-9-]{0,20}[a-zA-Z0-9])?\Z"), st.integers(100, 10**9), st.booleans())
+MARKS = st.builds(
+    Mark, st.from_regex(r"\A[a-zA-Z0-9]([a-zA-Z0-9-]{0,20}[a-zA-Z0-9])?\Z"), st.integers(100, 10**9), st.booleans()
+)
 
 
 @given(st.text(st.characters(exclude_characters="\r"), max_size=80), MARKS, MARKS)

@@ -167,9 +167,7 @@ def test_what_ran_runs_again_and_what_was_started_meanwhile_goes_on(drain: Drain
 
 
 def test_a_container_from_elsewhere_keeps_its_home(drain: Drain) -> None:
-    drain.add(
-        201, node="pve1", status="running", config={"description": STOPPED.replace("pve1", "pve3")}
-    )
+    drain.add(201, node="pve1", status="running", config={"description": STOPPED.replace("pve1", "pve3")})
     drain.converge(targets=["pve2"])
     assert drain.marks() == {201: RAN.replace("pve1", "pve3")}
     drain.unchanged(state="returned")

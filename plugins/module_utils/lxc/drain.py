@@ -84,7 +84,9 @@ class Mark:
     running: bool
 
     def __str__(self) -> str:
-        return f"<!-- lxcri.proxmox home={self.home} vmid={self.vmid} was={'running' if self.running else 'stopped'} -->"
+        return (
+            f"<!-- lxcri.proxmox home={self.home} vmid={self.vmid} was={'running' if self.running else 'stopped'} -->"
+        )
 
     @property
     def shown(self) -> str:
