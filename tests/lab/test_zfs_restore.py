@@ -303,6 +303,18 @@ def test_what_is_not_there(machine: Machine) -> None:
     refused(machine, "locked", vmids=["101"], state="restored")
 
 
+def test_volumes_that_are_gone(machine: Machine) -> None:
+    """A destroyed volume and an exported pool are named, although the checkpoints went with them."""
+    checkpoint(machine, vmids=["101"], name="one")
+    machine.run("pct stop 101; lxc-stop -k -n web; zpool export tank")
+    for options in ({"name": "two"}, {"state": "restored"}, {"state": "restored", "name": "one"}):
+        details = refused(machine, "pool_unavailable", vmids=["101"], **options)["details"]
+        assert (details["dataset"], details["pool"]) == (SRV, "tank")
+    machine.run(f"zpool import -d /dev/disk/by-id -d /dev tank; zfs destroy -r {SRV}")
+    for options in ({"state": "restored"}, {"state": "restored", "name": "one"}):
+        assert refused(machine, "volume_missing", vmids=["101"], **options)["details"]["dataset"] == SRV
+
+
 def test_the_configuration(machine: Machine) -> None:
     """Kept by default; restored on demand, with Proxmox's own snapshots left in it."""
     checkpoint(machine, vmids=["101"], name="one")

@@ -54,7 +54,7 @@ class World:
     """Datasets and one container, with the commands that act on them. Clones and promotion are as zfs(8) has them."""
 
     def __init__(self) -> None:
-        self.volumes: dict[str, Volume] = {"tank/containers": Volume(), ROOT: Volume(), DATA: Volume()}
+        self.volumes = {name: Volume() for name in ("tank", "tank/containers", ROOT, DATA)}
         self.running = True
         self.numbers = itertools.count(1)
         self.calls = 0
@@ -74,6 +74,8 @@ class World:
     def act(self, argv: list[str]) -> str:
         if argv[0] == "zfs":
             return str(getattr(self, f"zfs_{argv[1]}")(argv[2:]) or "")
+        if argv[:2] == ["zpool", "list"] and argv[-1] not in self.volumes:
+            raise RefusedError(f"cannot open '{argv[-1]}': no such pool")
         if argv[0] == "lxc-info":
             return "RUNNING\n" if self.running else "STOPPED\n"
         if argv[0] in ("lxc-start", "lxc-stop"):
@@ -419,6 +421,35 @@ def test_what_would_be_lost(make: t.Callable[[], Lab]) -> None:
     with pytest.raises(Failure) as failed:
         lab.restore("one", mode="clone", safety=False)
     assert failed.value.code == "invalid_option"
+
+
+@pytest.mark.parametrize(
+    ("pools", "code"), [(["tank"], "volume_missing"), ([], "pool_unavailable")], ids=["destroyed", "exported"]
+)
+@pytest.mark.parametrize("name", [None, "two"])
+def test_a_volume_that_is_not_there(
+    make: t.Callable[[], Lab], monkeypatch: pytest.MonkeyPatch, pools: list[str], code: str, name: str | None
+) -> None:
+    """The checkpoints went with it: it is named, and not they."""
+    lab = make()
+    container = lab.host.container("web")
+    monkeypatch.setattr(lab.host, "container", lambda _name: container)
+    gone = [DATA] if pools else list(lab.world.volumes)
+    for dataset in gone:
+        del lab.world.volumes[dataset]
+    with pytest.raises(Failure) as failed:
+        lab.restore(name)
+    assert failed.value.code == code
+    assert failed.value.details["dataset"] == (DATA if pools else ROOT)
+
+
+def test_a_volume_that_the_container_has_no_more(make: t.Callable[[], Lab]) -> None:
+    lab = make()
+    del lab.world.volumes[DATA]
+    with pytest.raises(Failure) as failed:
+        lab.restore(None)
+    assert failed.value.code == "volume_missing"
+    assert failed.value.details["dataset"] == DATA
 
 
 @pytest.mark.parametrize(

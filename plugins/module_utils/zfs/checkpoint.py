@@ -211,23 +211,24 @@ def require_volumes(host: Host, container: Container, datasets: t.Mapping[str, D
     """
     for volume in container.volumes:
         if volume.dataset and volume.dataset not in datasets:
-            pool = volume.dataset.split("/")[0]
-            if host.run(["zpool", "list", "-H", "-o", "name", pool], timeout=30).rc:
-                raise Failure(
-                    "pool_unavailable",
-                    f"{volume.dataset} ({volume.key} of {container.id}): the pool {pool} is not imported.",
-                    "Import it with 'zpool import'.",
-                    dataset=volume.dataset,
-                    pool=pool,
-                    container=container.id,
-                )
-            raise Failure(
-                "volume_missing",
-                f"{volume.dataset} ({volume.key} of {container.id}) is not there.",
-                "Correct the container's configuration, or bring the volume back.",
-                dataset=volume.dataset,
-                container=container.id,
-            )
+            what = f"{volume.dataset} ({volume.key} of {container.id})"
+            hint = "Correct the container's configuration, or bring the volume back."
+            raise not_there(host, container, volume.dataset, what, hint)
+
+
+def not_there(host: Host, container: Container, dataset: str, what: str, hint: str) -> Failure:
+    """A dataset is not there, or its whole pool is not."""
+    pool = dataset.split("/", maxsplit=1)[0]
+    if host.run(["zpool", "list", "-H", "-o", "name", pool], timeout=30).rc:
+        return Failure(
+            "pool_unavailable",
+            f"{what}: the pool {pool} is not imported.",
+            "Import it with 'zpool import'.",
+            dataset=dataset,
+            pool=pool,
+            container=container.id,
+        )
+    return Failure("volume_missing", f"{what} is not there.", hint, dataset=dataset, container=container.id)
 
 
 def require_unlocked(container: Container) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from ..api.errors import Failure
 from ..node.files import read_text, write_private
-from .checkpoint import Outcome, known, missing
+from .checkpoint import Outcome, known, missing, require_volumes
 from .host import PVE, Host, top_section
 from .model import Checkpoint, Dataset
 from .steps import reached
@@ -49,6 +49,7 @@ def clone(host: Host, store: Store, source: str, name: str | None, target: Targe
     complete = [c for c in sets[source] if c.complete and not c.safety and c.method == "zfs"]
     chosen = next((c for c in reversed(complete) if name in (None, c.name)), None)
     if chosen is None:
+        require_volumes(host, original, datasets)
         raise missing(source, name, sets[source])
     outcome = Outcome(target.id, chosen.name, method="zfs", checkpoint=chosen)
     made_by = json.dumps({"source": source, "checkpoint": chosen.id})

@@ -26,8 +26,10 @@ from . import memory as process_memory
 from .checkpoint import (
     SAFETY_TAG,
     destroy,
+    finished,
     known,
     missing,
+    not_there,
     require_unlocked,
     require_volumes,
     snapshot_all,
@@ -161,7 +163,7 @@ def _plans(
     for container in containers:
         require_unlocked(container)
         _require_no_ha(host, container)
-        checkpoint = _chosen(container.id, sets[container.id], name)
+        checkpoint = _chosen(host, container, sets[container.id], name, datasets)
         if memory and not checkpoint.memory:
             raise Failure(
                 "memory_missing",
@@ -196,16 +198,30 @@ def _require_no_ha(host: Host, container: Container) -> None:
         )
 
 
-def _chosen(container: str, there: t.Sequence[Checkpoint], name: str | None) -> Checkpoint:
-    named = [c for c in there if (c.name == name if name else c.complete and not c.safety)]
+def _chosen(
+    host: Host,
+    container: Container,
+    there: t.Sequence[Checkpoint],
+    name: str | None,
+    datasets: t.Mapping[str, Dataset],
+) -> Checkpoint:
+    """The checkpoint of that name, or the newest. It is whole but for volumes that are not there any more."""
+
+    def usable(checkpoint: Checkpoint) -> bool:
+        gone = {member.dataset for member in checkpoint.part.members} - set(datasets)
+        return checkpoint.complete or (finished(checkpoint) and bool(gone))
+
+    named = [c for c in there if (c.name == name if name else usable(c) and not c.safety)]
     if not named:
-        raise missing(container, name, there)
-    if not named[-1].complete:
+        # They went with the volumes, perhaps.
+        require_volumes(host, container, datasets)
+        raise missing(container.id, name, there)
+    if not usable(named[-1]):
         raise Failure(
             "checkpoint_incomplete",
-            f"The checkpoint {name} of {container} is not complete.",
+            f"The checkpoint {name} of {container.id} is not complete.",
             f"It has {len(named[-1].snapshots)} of {len(named[-1].part.members)} volumes, or was interrupted.",
-            container=container,
+            container=container.id,
             dataset=next(iter(_lacking(named[-1])), None),
         )
     return named[-1]
@@ -249,13 +265,9 @@ def _plan(
         dataset = datasets.get(member.dataset)
         snapshot = checkpoint.snapshot_of(member.dataset, datasets)
         if dataset is None or snapshot is None:
-            raise Failure(
-                "volume_missing",
-                f"{member.dataset}, which the checkpoint {checkpoint.name} has, is not there.",
-                "Restore it to a new container with clone_to.",
-                dataset=member.dataset,
-                container=container.id,
-            )
+            what = f"{member.dataset}, which the checkpoint {checkpoint.name} of {container.id} has,"
+            hint = "Its snapshots went with it; a replica may have them."
+            raise not_there(host, container, member.dataset, what, hint)
         _require_movable(dataset, datasets, members, container)
         inside = snapshot.dataset == dataset.name
         if not (inside and not dataset.newer_than(snapshot) and not dataset.written):
