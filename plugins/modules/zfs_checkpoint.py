@@ -112,6 +112,8 @@ options:
     description:
       - Make a new container of the checkpoint. Its volumes are clones, its configuration is that of the checkpoint with
         another hostname and new MAC addresses. It is not started.
+      - One of this id that was made of a checkpoint of the container before, of that name if O(name) is given, stays as
+        it is.
     type: dict
     suboptions:
       vmid:

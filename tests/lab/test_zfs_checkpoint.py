@@ -216,13 +216,25 @@ def test_clone_to(machine: Machine) -> None:
     refused(machine, "container_exists", vmids=["101"], name="one", clone_to={"vmid": "102"})
 
 
-@pytest.mark.parametrize("step", ["config", "rpool/data/subvol-201-disk-0", "tank/ct/subvol-201-disk-0"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        "config",
+        "rpool/data/subvol-201-disk-0",
+        "tank/ct/subvol-201-disk-0",
+        "promoted:rpool/data/subvol-201-disk-0",
+        "promoted:tank/ct/subvol-201-disk-0",
+    ],
+)
 def test_clone_killed_at(machine: Machine, step: str) -> None:
-    """A clone that was interrupted is made anew."""
+    """A clone that was interrupted is made anew, or finished once the checkpoint begins to be its own."""
     checkpoint(machine, vmids=["101"], name="one")
     options = {"vmids": ["101"], "clone_to": {"vmid": "201", "promote": True}}
     assert attempt(machine, **options, env={"LAB_KILL_AT": f"clone:{step}"}).get("killed") == 9
+    assert "lock: create" in machine.read("/etc/pve/lxc/201.conf")
     assert checkpoint(machine, **options)["changed"]
+    assert not checkpoint(machine, **options)["changed"]
+    assert not checkpoint(machine, **options, name="one")["changed"]
     assert "lock:" not in machine.read("/etc/pve/lxc/201.conf")
     assert machine.run(["zfs", "get", "-H", "-o", "value", "origin", DATA]).stdout.strip() == (
         "rpool/data/subvol-201-disk-1@one"

@@ -14,10 +14,12 @@ import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Completed
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import restore as module
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import snapshot_all
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import Outcome, snapshot_all
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.clone import Target, clone
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.host import LxcHost, Zfs
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.model import ASIDE_PARENT, COLUMNS
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.restore import _merged, recover, restore
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.recovery import recover
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.restore import _merged, restore
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.store import Store
 
 ROOT, DATA = "tank/containers/web", "tank/containers/web/data"
@@ -55,7 +57,7 @@ class World:
 
     def __init__(self) -> None:
         self.volumes = {name: Volume() for name in ("tank", "tank/containers", ROOT, DATA)}
-        self.running = True
+        self.up = {"web"}
         self.numbers = itertools.count(1)
         self.calls = 0
         self.kill_at = self.fail_at = -1
@@ -77,10 +79,16 @@ class World:
         if argv[:2] == ["zpool", "list"] and argv[-1] not in self.volumes:
             raise RefusedError(f"cannot open '{argv[-1]}': no such pool")
         if argv[0] == "lxc-info":
-            return "RUNNING\n" if self.running else "STOPPED\n"
-        if argv[0] in ("lxc-start", "lxc-stop"):
-            self.running = argv[0] == "lxc-start"
+            return "RUNNING\n" if argv[2] in self.up else "STOPPED\n"
+        if argv[0] == "lxc-start":
+            self.up.add(argv[-1])
+        if argv[0] == "lxc-stop":
+            self.up.discard(argv[-1])
         return ""
+
+    def busy(self, dataset: str) -> bool:
+        """Whether the container of a volume runs."""
+        return dataset.split("/")[2] in self.up
 
     def owner(self, snap: Snap) -> str:
         return next(name for name, volume in self.volumes.items() if snap in volume.snaps)
@@ -121,9 +129,11 @@ class World:
         return "".join("\t".join(row[column] for column in columns) + "\n" for row in lines)
 
     def zfs_get(self, argv: list[str]) -> str:
-        volume = self.volumes[argv[-1]]
+        volume = self.volumes[argv[-1].split("@")[0]]
         if argv[-2] == "origin":
             return self.name(volume.origin)
+        if argv[-2] == "guid":
+            return str(self.snap(argv[-1]).number)
         return "".join(f"{key}\t{value}\n" for key, value in volume.properties.items())
 
     @staticmethod
@@ -168,7 +178,7 @@ class World:
 
     def zfs_unmount(self, argv: list[str]) -> None:
         above = [name for name, volume in self.volumes.items() if name.startswith(f"{argv[0]}/") and volume.mounted]
-        if self.running or above:
+        if self.busy(argv[0]) or above:
             raise RefusedError(f"cannot unmount '{argv[0]}': pool or dataset is busy")
         self.volumes[argv[0]].mounted = False
 
@@ -217,7 +227,7 @@ class World:
         if not at:
             if volume.snaps or any(name.startswith(f"{dataset}/") for name in self.volumes):
                 raise RefusedError(f"cannot destroy '{dataset}': filesystem has children")
-            if volume.mounted and self.running:
+            if volume.mounted and self.busy(dataset):
                 raise RefusedError(f"cannot destroy '{dataset}': dataset is busy")
             del self.volumes[dataset]
             return
@@ -229,7 +239,7 @@ class World:
     def state(self) -> list[t.Any]:
         """What is there, without where nothing is set aside."""
         return [
-            self.running,
+            sorted(self.up),
             *sorted(
                 (
                     name,
@@ -252,14 +262,26 @@ class World:
         return [self.volumes[name].data for name in VOLUMES]
 
 
+class Node(LxcHost):
+    """A host whose files are in a directory."""
+
+    def __init__(self, world: World, path: Path) -> None:
+        super().__init__(Zfs(world), world)
+        self.path = path
+        self.lock_pattern = str(path / "{}.lock")
+
+    def config_path(self, container_id: str) -> str:
+        return str(self.path / f"lxc/{container_id}/config")
+
+
 class Lab:
     """A world with the checkpoints one and two, and the state three."""
 
     def __init__(self, path: Path) -> None:
         self.world = World()
         self.store = Store(str(path / "state"))
-        self.host = LxcHost(Zfs(self.world), self.world)
-        self.host.lock_pattern = str(path / "{}.lock")
+        self.host = Node(self.world, path)
+        self.host.write_config("web", "lxc.uts.name = web\n")
         for name in ("one", "two"):
             self.world.write(name)
             snapshot_all(self.host, self.store, [self.host.container("web")], name)
@@ -268,8 +290,11 @@ class Lab:
     def restore(self, name: str | None, **options: t.Any) -> dict[str, t.Any]:
         return restore(self.host, self.store, ["web"], name, **options)[0]
 
-    def recover(self) -> list[dict[str, t.Any]]:
-        return recover(self.host, self.store, ["web"], check_mode=False)
+    def clone(self, name: str | None, target: str) -> Outcome:
+        return clone(self.host, self.store, "web", name, Target(target, None, True), False)
+
+    def recover(self, *ids: str) -> list[dict[str, t.Any]]:
+        return recover(self.host, self.store, ids or ["web"], check_mode=False)
 
     def settled(self) -> None:
         """Nothing is left half-way."""
@@ -279,7 +304,7 @@ class Lab:
             assert volume.origin is None
             assert "lxcri:aside" not in volume.properties
             assert volume.properties.get("canmount", "on") == "on"
-        assert self.world.running
+        assert self.world.up >= {"web"}
         assert self.recover() == []
 
 
@@ -421,6 +446,50 @@ def test_what_would_be_lost(make: t.Callable[[], Lab]) -> None:
     with pytest.raises(Failure) as failed:
         lab.restore("one", mode="clone", safety=False)
     assert failed.value.code == "invalid_option"
+
+
+def test_a_clone_is_made_once(make: t.Callable[[], Lab]) -> None:
+    """Also a promoted one, to which the checkpoint belongs from then on."""
+    lab = make()
+    assert lab.clone("one", "web2").changed
+    for name in (None, "one"):
+        again = lab.clone(name, "web2")
+        assert (again.changed, again.name) == (False, "one")
+    assert lab.world.volumes[DATA.replace("web", "web2")].origin is None
+    assert lab.world.name(lab.world.volumes[DATA].origin) == f"{DATA.replace('web', 'web2')}@one"
+    for source, target in (("two", "web2"), (None, "web")):
+        with pytest.raises(Failure) as failed:
+            lab.clone(source, target)
+        assert failed.value.code == "container_exists"
+
+
+def test_a_clone_killed_before_each_command(make: t.Callable[[], Lab]) -> None:
+    """A run that clears up undoes it or finishes it; then it is there, and nothing is left half-way."""
+    lab = make()
+    lab.clone("one", "web2")
+    made, phases = lab.world.state(), set()
+    for place in itertools.count(1):
+        lab = make()
+        before = lab.world.state()
+        lab.world.kill_at = lab.world.calls + place
+        try:
+            lab.clone("one", "web2")
+            break
+        except KilledError:
+            pass
+        # Also that run is killed.
+        lab.world.kill_at = lab.world.calls + 1 + place % 5
+        try:
+            left = lab.recover("web2")
+        except KilledError:
+            left = lab.recover("web2")
+        lab.world.kill_at = -1
+        phases.update(note for entry in left for note in entry["notes"])
+        assert lab.world.state() == (made if lab.host.exists("web2") else before), place
+        lab.clone("one", "web2")
+        assert lab.world.state() == made
+        assert lab.recover("web2") == []
+    assert phases == {"An interrupted clone was undone.", "An interrupted clone was finished."}
 
 
 @pytest.mark.parametrize(

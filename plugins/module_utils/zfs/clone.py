@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import re
@@ -14,9 +13,10 @@ import typing as t
 from dataclasses import dataclass
 
 from ..api.errors import Failure
-from ..node.files import read_text, write_private
+from ..node.files import read_text
+from . import journal
 from .checkpoint import Outcome, known, missing, require_volumes
-from .host import PVE, Host, top_section
+from .host import Host, top_section
 from .model import Checkpoint, Dataset
 from .steps import reached
 from .store import Store
@@ -38,7 +38,9 @@ class Target:
 
 
 def clone(host: Host, store: Store, source: str, name: str | None, target: Target, check_mode: bool) -> Outcome:
-    """Make a container of a checkpoint, by default of the newest. One that was made of it already stays as it is.
+    """Make a container of a checkpoint, by default of the newest. One that was made of this source stays as it is.
+
+    What an interrupted run has left of the target must be cleared up before.
 
     Raises:
         Failure: ``checkpoint_missing``, ``container_exists``, ``invalid_option``, or as ``zfs_failure``.
@@ -46,25 +48,16 @@ def clone(host: Host, store: Store, source: str, name: str | None, target: Targe
     _check_target(host, target)
     original = host.container(source)
     datasets, sets = known(host, [original], store)
+    if host.exists(target.id):
+        # Before the checkpoint is looked for: by a promotion it has become one of the clone.
+        return _made_before(store, source, name, target, sets[source])
     complete = [c for c in sets[source] if c.complete and not c.safety and c.method == "zfs"]
     chosen = next((c for c in reversed(complete) if name in (None, c.name)), None)
     if chosen is None:
         require_volumes(host, original, datasets)
         raise missing(source, name, sets[source])
     outcome = Outcome(target.id, chosen.name, method="zfs", checkpoint=chosen)
-    made_by = json.dumps({"source": source, "checkpoint": chosen.id})
     volumes = _new_volumes(host, chosen, datasets, source, target.id)
-    journal = os.path.join(store.state, "journal", f"clone-{target.id}.json")
-    interrupted = read_text(journal) is not None
-    if not interrupted and _exists(host, target.id):
-        if store.load(target.id, ".origin").get("record") == made_by:
-            return outcome
-        raise Failure(
-            "container_exists",
-            f"Container {target.id} is there and was not made of the checkpoint {chosen.name} of {source}.",
-            "Choose another id.",
-            container=target.id,
-        )
     files = store.load(source, chosen.name)
     if "config" not in files:
         raise Failure(
@@ -78,21 +71,46 @@ def clone(host: Host, store: Store, source: str, name: str | None, target: Targe
     outcome.notes += notes
     if check_mode:
         return outcome
-    with host.locked([target.id]):
-        if interrupted:
-            _undo(host, store, target.id, volumes)
-        elif _exists(host, target.id):
-            raise Failure("container_exists", f"Container {target.id} is there by now.", container=target.id)
-        write_private(journal, made_by)
+    with journal.working(store, [target.id]):
         try:
-            _make(host, target, text, chosen, datasets, volumes)
+            with host.locked([target.id]):
+                if host.exists(target.id):
+                    raise Failure("container_exists", f"Container {target.id} is there by now.", container=target.id)
+                origins = {new: chosen.snapshot_of(old, datasets) for old, new in volumes.items()}
+                entry = {
+                    "work": "clone",
+                    "phase": "begun",
+                    "made of": {"source": source, "name": chosen.name, "checkpoint": chosen.id},
+                    "config": text,
+                    # What each volume is a clone of, and stays unless it is promoted.
+                    "volumes": {new: snapshot.guid for new, snapshot in origins.items() if snapshot},
+                    "promote": target.promote,
+                }
+                journal.write(store, target.id, entry)
+                _make(host, target, text, chosen, datasets, volumes)
+                journal.write(store, target.id, {**entry, "phase": "made"})
+                reached("clone:made")
         except Failure:
-            _undo(host, store, target.id, volumes)
-            os.unlink(journal)
+            undo(host, store, target.id)
             raise
-        store.save(target.id, ".origin", {"record": made_by})
-        os.unlink(journal)
+        finish(host, store, target.id)
     return outcome
+
+
+def _made_before(store: Store, source: str, name: str | None, target: Target, there: t.Sequence[Checkpoint]) -> Outcome:
+    made_of = json.loads(store.load(target.id, ".origin").get("record", "{}"))
+    found = next((c for c in there if c.name == name), None)
+    differs = (name and name != made_of.get("name")) or (found and found.id != made_of.get("checkpoint"))
+    if made_of.get("source") != source or differs:
+        raise Failure(
+            "container_exists",
+            f"Container {target.id} is there and was not made of {f'the checkpoint {name}' if name else 'one'}"
+            f" of {source}.",
+            "Choose another id.",
+            container=target.id,
+        )
+    checkpoint = next((c for c in there if c.id == made_of["checkpoint"]), None)
+    return Outcome(target.id, made_of["name"], method="zfs", checkpoint=checkpoint)
 
 
 def _check_target(host: Host, target: Target) -> None:
@@ -102,13 +120,6 @@ def _check_target(host: Host, target: Target) -> None:
     label = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
     if target.hostname is not None and not re.fullmatch(rf"{label}(\.{label})*", target.hostname):
         raise Failure("invalid_option", f"clone_to: {target.hostname!r} is no hostname.")
-
-
-def _exists(host: Host, container_id: str) -> bool:
-    if host.proxmox:
-        # A vmid is one of the whole cluster, and of virtual machines too.
-        return bool(glob.glob(f"{PVE}/nodes/*/*/{container_id}.conf"))
-    return os.path.exists(f"/var/lib/lxc/{container_id}/config")
 
 
 def _new_volumes(
@@ -154,7 +165,7 @@ def _new_config(
         notes.append(f"{key} has the address {address} of container {source}; change it before both run.")
     comments = re.match(r"(?:#.*\n)*", head)
     end = comments.end() if comments else 0
-    return f"{head[:end]}hostname: {hostname}\n{head[end:]}", notes
+    return f"{head[:end]}lock: create\nhostname: {hostname}\n{head[end:]}", notes
 
 
 def _mac(prefix: str) -> str:
@@ -170,7 +181,6 @@ def _make(
     volumes: t.Mapping[str, str],
 ) -> None:
     host.write_config(target.id, text)
-    host.mark_locked(target.id, "create")
     reached("clone:config")
     quotas = {member.dataset: member.refquota for member in chosen.part.members}
     for old, new in volumes.items():
@@ -186,19 +196,42 @@ def _make(
         flags = [word for option in options for word in ("-o", option)]
         host.zfs.do("clone", *flags, snapshot.name, new, message=f"{new} was not made")
         reached(f"clone:{new}")
-    if target.promote:
-        for new in volumes.values():
+
+
+def finish(host: Host, store: Store, target: str) -> None:
+    """What comes after all volumes are made; may be done again."""
+    entry = journal.read(store, target)
+    if entry is None:
+        return
+    there = host.zfs.read(list(entry["volumes"]))
+    for new, guid in entry["volumes"].items():
+        if entry["promote"] and _is_clone(host, there.get(new), guid):
             host.zfs.do("promote", new, message=f"{new} was not promoted")
-    host.mark_locked(target.id, None)
+            reached(f"clone:promoted:{new}")
+    store.save(target, ".origin", {"record": json.dumps(entry["made of"])})
+    with host.locked([target]):
+        host.mark_locked(target, None)
+    reached("clone:unlocked")
+    journal.clear(store, target)
 
 
-def _undo(host: Host, store: Store, target: str, volumes: t.Mapping[str, str]) -> None:
-    """Remove what an attempt has left. Only a clone without snapshots of its own is destroyed."""
-    there = host.zfs.read(list(volumes.values()))
-    for old, new in reversed(list(volumes.items())):
-        if new in there and (there[new].origin or "").split("@")[0] in (old, *there):
+def undo(host: Host, store: Store, target: str) -> None:
+    """Remove what an attempt has left; may be done again. Only a clone without snapshots of its own is destroyed."""
+    entry = journal.read(store, target)
+    if entry is None:
+        return
+    there = host.zfs.read(list(entry["volumes"]))
+    for new, guid in reversed(list(entry["volumes"].items())):
+        if _is_clone(host, there.get(new), guid):
             host.run(["zfs", "destroy", new], timeout=60)
-    path = f"{PVE}/lxc/{target}.conf" if host.proxmox else f"/var/lib/lxc/{target}/config"
-    if os.path.exists(path):
+    path = host.config_path(target)
+    # Somebody may have made a container of that id since.
+    if read_text(path) == entry["config"]:
         os.unlink(path)
-    store.remove(target, ".origin")
+    journal.clear(store, target)
+
+
+def _is_clone(host: Host, dataset: Dataset | None, guid: str) -> bool:
+    """Whether it is a clone of the snapshot that has this guid, wherever that is by now."""
+    origin = dataset.origin if dataset else None
+    return bool(origin) and host.zfs.do("get", "-Hp", "-o", "value", "guid", origin or "").strip() == guid

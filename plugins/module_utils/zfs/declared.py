@@ -12,7 +12,8 @@ from ..node.commands import Run, run_here
 from .checkpoint import PREFIX, Outcome, hold, prune, remove, take
 from .clone import Target, clone
 from .host import DEFAULT_PATTERN, Host, Zfs, find_host
-from .restore import recover, restore
+from .recovery import recover
+from .restore import restore
 from .store import STATE, Store
 
 STATES = ("present", "restored", "absent")
@@ -55,7 +56,9 @@ def run_declared(params: t.Mapping[str, t.Any], check_mode: bool, store: Store |
         raise Failure("invalid_option", "vmids: give at least one container (or datasets, without Proxmox).")
     store = store or Store(STATE)
     results = Results(ids)
-    results.add_dicts(recover(host, store, ids, check_mode))
+    made = [params["clone_to"]["vmid"]] if params["clone_to"] else []
+    for entry in recover(host, store, [*ids, *made], check_mode):
+        results.add_dicts([{**entry, "container": entry["container"] if entry["container"] in ids else ids[0]}])
     if check_mode and results.changed:
         # What follows is read from the state after that.
         return results.as_dict()

@@ -186,6 +186,14 @@ class Host(abc.ABC):
         """A container as it is."""
 
     @abc.abstractmethod
+    def config_path(self, container_id: str) -> str:
+        """The file of the container's configuration."""
+
+    def exists(self, container_id: str) -> bool:
+        """Whether the id of a container is taken."""
+        return os.path.exists(self.config_path(container_id))
+
+    @abc.abstractmethod
     def mark_locked(self, container_id: str, word: str | None) -> None:
         """Lock the container's configuration, or unlock it."""
 
@@ -267,7 +275,7 @@ class ProxmoxHost(Host):
         Raises:
             Failure: ``container_missing``.
         """
-        config = read_text(f"{PVE}/lxc/{container_id}.conf") if container_id.isdigit() else None
+        config = read_text(self.config_path(container_id)) if container_id.isdigit() else None
         if config is None:
             raise Failure(
                 "container_missing",
@@ -287,16 +295,23 @@ class ProxmoxHost(Host):
             notes=tuple(notes),
         )
 
+    def config_path(self, container_id: str) -> str:
+        """N.conf."""
+        return f"{PVE}/lxc/{container_id}.conf"
+
+    def exists(self, container_id: str) -> bool:
+        """A vmid is one of the whole cluster, and of virtual machines too."""
+        return bool(glob.glob(f"{PVE}/nodes/*/*/{container_id}.conf"))
+
     def mark_locked(self, container_id: str, word: str | None) -> None:
         """Lock the container's configuration for all of Proxmox's operations, or unlock it."""
-        path = f"{PVE}/lxc/{container_id}.conf"
-        before = read_text(path)
+        before = read_text(self.config_path(container_id))
         if before is not None and with_lock(before, word) != before:
             self.write_config(container_id, with_lock(before, word))
 
     def write_config(self, container_id: str, text: str) -> None:
         """Replace N.conf in one step."""
-        replace_config(f"{PVE}/lxc/{container_id}.conf", text)
+        replace_config(self.config_path(container_id), text)
 
     def write_firewall(self, container_id: str, text: str) -> None:
         """Replace N.fw in one step."""
@@ -350,16 +365,20 @@ class LxcHost(Host):
             id=container_id,
             volumes=tuple(Volume("dataset", name, name) for name in sorted(names)),
             running=running(self.run, container_id),
-            config=read_text(f"/var/lib/lxc/{container_id}/config") or "",
+            config=read_text(self.config_path(container_id)) or "",
         )
+
+    def config_path(self, container_id: str) -> str:
+        """Where LXC expects it."""
+        return f"/var/lib/lxc/{container_id}/config"
 
     def mark_locked(self, container_id: str, word: str | None) -> None:
         """Nothing: LXC knows no such lock."""
 
     def write_config(self, container_id: str, text: str) -> None:
         """Replace the configuration of LXC."""
-        os.makedirs(f"/var/lib/lxc/{container_id}", exist_ok=True)
-        replace_config(f"/var/lib/lxc/{container_id}/config", text)
+        os.makedirs(os.path.dirname(self.config_path(container_id)), exist_ok=True)
+        replace_config(self.config_path(container_id), text)
 
     def write_firewall(self, container_id: str, text: str) -> None:
         """Nothing: LXC has no firewall."""

@@ -1,7 +1,7 @@
 # Copyright (c) lxcri.proxmox contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What a restore is about to do, kept so that the next run can finish or undo it."""
+"""What a restore or a clone is about to do, kept so that the next run can finish or undo it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def working(store: Store, containers: t.Iterable[str]) -> t.Iterator[None]:
             except BlockingIOError:
                 raise Failure(
                     "restore_running",
-                    f"Another process restores container {container} at this moment.",
+                    f"Another process restores or makes container {container} at this moment.",
                     "Run again when it has ended.",
                     container=container,
                 ) from None

@@ -441,9 +441,9 @@ def _apply(host: Host, store: Store, plans: t.Sequence[Plan], mode: str, safety:
             reached("restore:swapped")
     except (Failure, OSError):
         # What cannot be undone now is undone by the next run, from the journal.
-        _each(lambda container_id: _undo(host, store, container_id), ids, quiet=True)
+        _each(lambda container_id: undo(host, store, container_id), ids, quiet=True)
         raise
-    _each(lambda container_id: _finish(host, store, container_id), ids)
+    _each(lambda container_id: finish(host, store, container_id), ids)
 
 
 def _again(host: Host, plan: Plan) -> None:
@@ -473,6 +473,7 @@ def _each(work: t.Callable[[str], None], ids: t.Sequence[str], quiet: bool = Fal
 
 def _entry(store: Store, plan: Plan, mode: str, safety: bool, memory: bool) -> dict[str, t.Any]:
     return {
+        "work": "restore",
         "phase": "begun",
         "running": plan.container.running,
         "safety": plan.safety,
@@ -540,7 +541,7 @@ def _mount(host: Host, names: t.Sequence[str]) -> None:
             host.zfs.do("mount", name, message=f"{name} cannot be mounted")
 
 
-def _finish(host: Host, store: Store, container_id: str) -> None:
+def finish(host: Host, store: Store, container_id: str) -> None:
     """What comes after all volumes are in place; may be done again."""
     entry = journal.read(store, container_id)
     if entry is None:
@@ -633,7 +634,7 @@ def _drop_lost(host: Host, puts: t.Sequence[Put], lost: t.Sequence[str]) -> None
 # ---------------------------------------------------------------------------------------------------- undoing
 
 
-def _undo(host: Host, store: Store, container_id: str) -> None:
+def undo(host: Host, store: Store, container_id: str) -> None:
     """Back to how it was before, from any point at which not all volumes were in place; may be done again."""
     entry = journal.read(store, container_id)
     if entry is None:
@@ -680,41 +681,6 @@ def _undo_clone(host: Host, put: Put) -> None:
         host.zfs.do("unmount", put.dataset)
     # Without -r: it has nothing of its own, or it stays.
     host.zfs.do("destroy", put.dataset)
-
-
-def recover(host: Host, store: Store, ids: t.Sequence[str], check_mode: bool) -> list[dict[str, t.Any]]:
-    """Undo or finish restores that were interrupted, of these containers, and say which.
-
-    Raises:
-        Failure: ``restore_running``, or what stands against it.
-    """
-    left = [container_id for container_id in ids if journal.read(store, container_id) is not None]
-    if not left:
-        return []
-    results = []
-    with journal.working(store, left):
-        for container_id in left:
-            entry = journal.read(store, container_id)
-            if entry is None:
-                continue
-            undo = entry["phase"] == "begun"
-            if not check_mode:
-                (_undo if undo else _finish)(host, store, container_id)
-            results.append(
-                {
-                    "container": container_id,
-                    "changed": True,
-                    "plan": [
-                        {
-                            "key": "interrupted restore",
-                            "before": entry["phase"],
-                            "after": "undone" if undo else "finished",
-                        }
-                    ],
-                    "notes": ["An interrupted restore was undone." if undo else "An interrupted restore was finished."],
-                }
-            )
-    return results
 
 
 # --------------------------------------------------------------------------------------- what Proxmox has saved

@@ -29,8 +29,8 @@ from .checkpoint import Outcome, choose_method, known, prune, stamp, take
 from .freeze import MARKS, thaw_leftovers
 from .host import PVE, Container, Host, Zfs, find_host
 from .policy import Job, Policy, parse
+from .recovery import recover
 from .replicate import replicate
-from .restore import recover
 from .store import STATE, Store
 
 POLICY = "/etc/lxcri/checkpoint.json"
