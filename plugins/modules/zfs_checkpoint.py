@@ -26,6 +26,8 @@ extends_documentation_fragment:
 attributes:
   check_mode:
     support: full
+    details: After an interruption it tells only what is undone or finished first; what comes then is read from what
+      that leaves.
   diff_mode:
     support: full
   idempotent:

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import typing as t
+
 import pytest
 from ansible_collections.lxcri.proxmox.tests.lab.machine import Machine
 from ansible_collections.lxcri.proxmox.tests.lab.support import (
@@ -190,6 +192,29 @@ def test_keep(machine: Machine) -> None:
     left = [name.split("@")[1] for name in snapshots(machine, "rpool/data/subvol-102-disk-0")]
     assert left == ["auto-3", "mine", "auto-foreign"]
     refused(machine, "invalid_option", vmids=["102"], state="absent", keep={"last": 1}, keep_timezone="Nowhere/Else")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"state": "absent", "name": "auto-1"},
+        {"state": "absent", "name": "auto-2", "release": "audit"},
+        {"state": "absent", "keep": {"last": 1}},
+        {"name": "auto-3", "hold": "audit"},
+        {"name": "auto-3", "keep": {"last": 1}},
+        {"name": "auto-1", "hold": "audit"},
+    ],
+)
+def test_check_mode_of_several_steps(machine: Machine, options: dict[str, t.Any]) -> None:
+    """Each step is predicted from what the steps before it would leave."""
+    checkpoint(machine, vmids=["102"], name="auto-1")
+    checkpoint(machine, vmids=["102"], name="auto-2", hold="audit")
+    options = {"vmids": ["102"], "prefix": "auto-", **options}
+    before = state(machine)
+    predicted = checkpoint(machine, **options, check_mode=True)
+    assert state(machine) == before
+    assert only(predicted)["plan"] == only(checkpoint(machine, **options))["plan"]
+    assert not checkpoint(machine, **options)["changed"]
 
 
 def test_clone_to(machine: Machine) -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Completed
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import declared
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import restore as module
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import Outcome, snapshot_all
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import Outcome, hold, snapshot_all, take
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.clone import Target, clone
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.host import LxcHost, Zfs
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.model import ASIDE_PARENT, COLUMNS
@@ -172,9 +173,13 @@ class World:
             self.snap(name).holds.add(argv[0])
 
     def zfs_release(self, argv: list[str]) -> None:
-        if argv[0] not in self.snap(argv[1]).holds:
-            raise RefusedError("no such tag on this dataset")
-        self.snap(argv[1]).holds.remove(argv[0])
+        for name in argv[1:]:
+            if argv[0] not in self.snap(name).holds:
+                raise RefusedError("no such tag on this dataset")
+            self.snap(name).holds.remove(argv[0])
+
+    def zfs_holds(self, argv: list[str]) -> str:
+        return "".join(f"{name}\t{tag}\t-\n" for name in argv[1:] for tag in self.snap(name).holds)
 
     def zfs_unmount(self, argv: list[str]) -> None:
         above = [name for name, volume in self.volumes.items() if name.startswith(f"{argv[0]}/") and volume.mounted]
@@ -490,6 +495,65 @@ def test_a_clone_killed_before_each_command(make: t.Callable[[], Lab]) -> None:
         assert lab.world.state() == made
         assert lab.recover("web2") == []
     assert phases == {"An interrupted clone was undone.", "An interrupted clone was finished."}
+
+
+DECLARED: dict[str, t.Any] = {
+    "vmids": ["web"],
+    "name": None,
+    "state": "present",
+    "prefix": "lxcri-",
+    "memory": False,
+    "mode": "rollback",
+    "safety": True,
+    "lose": [],
+    "config": "keep",
+    "clone_to": None,
+    "hold": None,
+    "release": None,
+    "keep": None,
+    "keep_timezone": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "keys"),
+    [
+        ({"state": "absent", "name": "lxcri-1"}, ["lxcri-1"]),
+        ({"state": "absent", "name": "lxcri-2", "release": "audit"}, ["lxcri-2 hold audit", "lxcri-2"]),
+        ({"state": "absent", "name": "lxcri-3", "keep": {"last": 1}}, ["lxcri-3"]),
+        ({"state": "absent", "keep": {"last": 1}}, ["lxcri-1"]),
+        ({"name": "new", "hold": "audit"}, ["new", "new hold audit"]),
+        ({"name": "lxcri-3", "hold": "audit"}, ["lxcri-3 hold audit"]),
+        ({"name": "lxcri-4", "keep": {"last": 1}}, ["lxcri-4", "lxcri-1", "lxcri-3"]),
+        ({"name": "lxcri-4", "keep": {"last": 1}, "hold": "x"}, ["lxcri-4", "lxcri-4 hold x", "lxcri-1"]),
+        ({"name": "lxcri-2", "keep": {"last": 1}, "release": "audit"}, ["lxcri-2 hold audit", "lxcri-1"]),
+        ({"name": "lxcri-3", "keep": {"last": 1}, "clone_to": (False,)}, ["web2"]),
+        ({"name": "lxcri-2", "keep": {"last": 1}, "clone_to": (True,)}, ["web2"]),
+    ],
+)
+def test_check_mode_says_what_happens(
+    make: t.Callable[[], Lab], monkeypatch: pytest.MonkeyPatch, options: dict[str, t.Any], keys: list[str]
+) -> None:
+    """Each step of a task is predicted from what the steps before it would leave."""
+    lab = make()
+    lab.world.up.clear()
+    monkeypatch.setattr(declared, "containers_meant", lambda _params: (lab.host, ["web"]))
+    for name in ("lxcri-1", "lxcri-2", "lxcri-3"):
+        take(lab.host, lab.store, ["web"], name)
+    hold(lab.host, lab.store, ["web"], "lxcri-2", "audit", held=True, check_mode=False)
+    if "clone_to" in options:
+        clone_to = {"vmid": "web2", "hostname": None, "promote": options["clone_to"][0]}
+        options = {**options, "clone_to": clone_to}
+
+    def run(check_mode: bool) -> tuple[bool, list[str]]:
+        result = declared.run_declared({**DECLARED, **options}, check_mode, lab.store)
+        return result["changed"], [change["key"] for change in result["containers"][0]["plan"]]
+
+    before = lab.world.state()
+    predicted = run(True)
+    assert lab.world.state() == before
+    assert run(False) == predicted == (True, keys)
+    assert run(False) == run(True) == (False, [])
 
 
 @pytest.mark.parametrize(

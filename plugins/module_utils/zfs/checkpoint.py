@@ -28,6 +28,7 @@ from .model import (
     Dataset,
     Member,
     Part,
+    Snapshot,
     checkpoints,
     encode,
 )
@@ -43,12 +44,16 @@ PROXMOX_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{1,39}")
 # One argument list has room for 128 KiB and more; this keeps far from it.
 _ARGUMENTS = 100_000
 
-Known = t.Mapping[str, t.Sequence[Checkpoint]]
+# What a run that only predicts has predicted: checkpoints as they will be, or None, by the container and the name.
+Expected = t.Mapping[tuple[str, str], t.Optional[Checkpoint]]
 
 
 @dataclass
 class Outcome:
-    """What becomes of one container. plan: what changes, as data. timings: seconds by kind of work."""
+    """What becomes of one container. plan: what changes, as data. timings: seconds by kind of work.
+
+    expected: in check mode, the checkpoints that the plan changes, by their names, as they will be; None for gone.
+    """
 
     container: str
     name: str | None = None
@@ -58,6 +63,7 @@ class Outcome:
     checkpoint: Checkpoint | None = None
     notes: list[str] = field(default_factory=list)
     timings: dict[str, float] = field(default_factory=dict)
+    expected: dict[str, Checkpoint | None] = field(default_factory=dict)
 
     @property
     def changed(self) -> bool:
@@ -136,11 +142,11 @@ def check_name(name: str) -> str:
 
 
 def known(
-    host: Host, containers: t.Sequence[Container], store: Store
+    host: Host, containers: t.Sequence[Container], store: Store, expected: Expected | None = None
 ) -> tuple[dict[str, Dataset], dict[str, list[Checkpoint]]]:
     """The datasets of containers, and their checkpoints from the oldest to the newest. One zfs call as a rule.
 
-    Volumes that a checkpoint has and the container no longer are read as well.
+    Volumes that a checkpoint has and the container no longer are read as well. expected: replaces what is there.
     """
     names = [dataset for container in containers for dataset in container.datasets]
     datasets = host.zfs.read(names)
@@ -163,7 +169,17 @@ def known(
             result[container.id] = sorted(
                 [*result[container.id], *filter(None, others)], key=lambda c: (c.created, c.order)
             )
+    for (container_id, name), after in (expected or {}).items():
+        if container_id in result:
+            result[container_id] = _replaced(result[container_id], name, after)
     return datasets, result
+
+
+def _replaced(there: t.Sequence[Checkpoint], name: str, checkpoint: Checkpoint | None) -> list[Checkpoint]:
+    """With the checkpoint instead of the one of that name: in its place if it is the same, else as the newest."""
+    same = [c.id for c in there if checkpoint and c.id == checkpoint.id]
+    kept = [checkpoint if checkpoint and c.id in same else c for c in there if c.id in same or c.name != name]
+    return [*kept, checkpoint] if checkpoint and not same else kept
 
 
 def _record(container: str, name: str, store: Store) -> dict[str, t.Any]:
@@ -304,6 +320,11 @@ def take(
     due = [container for container in containers if outcomes[container.id].changed]
     if due and not check_mode:
         _take(host, store, due, outcomes, wanted, memory, lock_timeout)
+    for container in due if check_mode else ():
+        outcomes[container.id].expected = {
+            **dict.fromkeys(c.name for c in unfinished(sets[container.id])),
+            wanted: _expected(container, outcomes[container.id], datasets),
+        }
     for outcome in outcomes.values():
         outcome.timings["total"] = time.monotonic() - begin
     return [outcomes[container.id] for container in containers]
@@ -352,6 +373,24 @@ def _plan(
         )
     outcome.add(name, None, outcome.method)
     return outcome
+
+
+def _expected(container: Container, outcome: Outcome, datasets: t.Mapping[str, Dataset]) -> Checkpoint:
+    """The checkpoint that would be taken now."""
+    now, name = int(time.time()), outcome.name or ""
+    of_zfs = outcome.method == "zfs"
+    return Checkpoint(
+        container=container.id,
+        name=name,
+        id="",
+        created=now,
+        order=now,
+        part=_parts([container], datasets)[container.id] if of_zfs else Part(()),
+        snapshots=tuple(Snapshot(f"{dataset}@{name}", "", 0, now) for dataset in container.datasets if of_zfs),
+        complete=True,
+        method=outcome.method or "zfs",
+        reasons=tuple(outcome.reasons),
+    )
 
 
 def finished(checkpoint: Checkpoint) -> bool:
@@ -654,7 +693,13 @@ def require_removable(checkpoint: Checkpoint, datasets: t.Mapping[str, Dataset])
 
 
 def remove(
-    host: Host, store: Store, ids: t.Sequence[str], name: str, check_mode: bool, lock_timeout: float = 10
+    host: Host,
+    store: Store,
+    ids: t.Sequence[str],
+    name: str,
+    check_mode: bool,
+    lock_timeout: float = 10,
+    expected: Expected | None = None,
 ) -> list[Outcome]:
     """Remove the checkpoint of that name from each container that has it, also an incomplete one.
 
@@ -662,12 +707,15 @@ def remove(
         Failure: as ``require_removable``; nothing was changed then.
     """
     containers = [host.container(container_id) for container_id in ids]
-    datasets, sets = known(host, containers, store)
+    datasets, sets = known(host, containers, store, expected)
     outcomes = [Outcome(container.id, name) for container in containers]
     doomed = [c for container in containers for c in sets[container.id] if c.name == name]
     for checkpoint in doomed:
         require_removable(checkpoint, datasets)
-        next(o for o in outcomes if o.container == checkpoint.container).add(name, checkpoint.method, None)
+        outcome = next(o for o in outcomes if o.container == checkpoint.container)
+        outcome.add(name, checkpoint.method, None)
+        if check_mode:
+            outcome.expected[name] = None
     if doomed and not check_mode:
         with host.locked(sorted({checkpoint.container for checkpoint in doomed}), lock_timeout):
             destroy(host.zfs, store, doomed, datasets)
@@ -684,17 +732,17 @@ def prune(
     spare: t.Collection[str] = (),
     check_mode: bool = False,
     lock_timeout: float = 10,
+    expected: Expected | None = None,
 ) -> list[Outcome]:
     """Remove complete checkpoints that no rule keeps. Never one that is held or has clones, nor the newest.
 
-    prefix: only names that begin with it. spare: names that stay. In check mode a checkpoint that would be taken first
-    is not counted.
+    prefix: only names that begin with it. spare: names that stay.
 
     Raises:
         Failure: ``invalid_option``, or as ``zfs_failure``.
     """
     containers = [host.container(container_id) for container_id in ids]
-    datasets, sets = known(host, containers, store)
+    datasets, sets = known(host, containers, store, expected)
     outcomes = [Outcome(container.id) for container in containers]
     doomed: list[Checkpoint] = []
     for outcome in outcomes:
@@ -748,7 +796,14 @@ def expired(
 
 
 def hold(
-    host: Host, store: Store, ids: t.Sequence[str], name: str, tag: str, held: bool, check_mode: bool
+    host: Host,
+    store: Store,
+    ids: t.Sequence[str],
+    name: str,
+    tag: str,
+    held: bool,
+    check_mode: bool,
+    expected: Expected | None = None,
 ) -> list[Outcome]:
     """Hold a checkpoint with a tag, or release it.
 
@@ -758,22 +813,27 @@ def hold(
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,200}", tag):
         raise Failure("invalid_option", f"{tag!r} cannot be the tag of a hold.")
     containers = [host.container(container_id) for container_id in ids]
-    _datasets, sets = known(host, containers, store)
+    _datasets, sets = known(host, containers, store, expected)
     outcomes = [Outcome(container.id, name) for container in containers]
     todo: list[str] = []
     for outcome in outcomes:
         found = next((c for c in sets[outcome.container] if c.name == name and c.method == "zfs"), None)
         if not found:
-            if held and not check_mode:
+            if held:
                 raise missing(outcome.container, name, sets[outcome.container])
             continue
-        names = [snapshot.name for snapshot in found.snapshots]
-        listed = host.zfs.do("holds", "-H", *names) if found.holds else ""
+        # One that is only expected has nothing that could be asked for.
+        names = [snapshot.name for snapshot in found.snapshots if snapshot.holds and snapshot.guid]
+        listed = host.zfs.do("holds", "-H", *names) if names else ""
         with_tag = {line.split("\t")[0] for line in listed.splitlines() if line.split("\t")[1] == tag}
-        differing = [snapshot for snapshot in names if (snapshot in with_tag) != held]
+        differing = [snapshot.name for snapshot in found.snapshots if (snapshot.name in with_tag) != held]
         if differing:
             outcome.add(f"{name} hold {tag}", None if held else tag, tag if held else None)
             todo += differing
+        if differing and check_mode:
+            more = 1 if held else -1
+            after = (replace(s, holds=s.holds + more * (s.name in differing)) for s in found.snapshots)
+            outcome.expected[name] = replace(found, snapshots=tuple(after))
     if todo and not check_mode:
         host.zfs.do("hold" if held else "release", tag, *todo)
     return outcomes

@@ -10,7 +10,7 @@ import os
 import re
 import secrets
 import typing as t
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..api.errors import Failure
 from ..node.files import read_text
@@ -70,6 +70,10 @@ def clone(host: Host, store: Store, source: str, name: str | None, target: Targe
     text, notes = _new_config(host, files["config"], source, target, volumes)
     outcome.notes += notes
     if check_mode:
+        # By a promotion the source loses it, and what is older.
+        gone = [c.name for c in sets[source] if target.promote and c.method == "zfs" and c.order <= chosen.order]
+        clones = tuple(replace(s, clones=(*s.clones, target.id)) for s in chosen.snapshots)
+        outcome.expected = {chosen.name: replace(chosen, snapshots=clones), **dict.fromkeys(gone)}
         return outcome
     with journal.working(store, [target.id]):
         try:

@@ -12,6 +12,7 @@ from ..node.commands import Run, run_here
 from .checkpoint import PREFIX, Outcome, hold, prune, remove, take
 from .clone import Target, clone
 from .host import DEFAULT_PATTERN, Host, Zfs, find_host
+from .model import Checkpoint
 from .recovery import recover
 from .restore import restore
 from .store import STATE, Store
@@ -84,10 +85,10 @@ def run_declared(params: t.Mapping[str, t.Any], check_mode: bool, store: Store |
     elif params["state"] == "present":
         _present(host, store, ids, params, check_mode, results)
     elif params["name"]:
-        results.add_all(_released(host, store, ids, params, check_mode))
-        results.add_all(remove(host, store, ids, params["name"], check_mode))
+        _released(host, store, ids, params, check_mode, results)
+        results.add_all(remove(host, store, ids, params["name"], check_mode, expected=results.expected))
     if params["keep"] and params["state"] != "restored":
-        results.add_all(_pruned(host, store, ids, params, check_mode, results.name))
+        _pruned(host, store, ids, params, check_mode, results)
     return results.as_dict()
 
 
@@ -110,30 +111,26 @@ def _present(
     results.add_all(taken)
     if params["hold"]:
         name = taken[0].name or ""
-        results.add_all(hold(host, store, ids, name, params["hold"], True, check_mode))
-    results.add_all(_released(host, store, ids, params, check_mode))
+        results.add_all(hold(host, store, ids, name, params["hold"], True, check_mode, results.expected))
+    _released(host, store, ids, params, check_mode, results)
 
 
 def _released(
-    host: Host, store: Store, ids: t.Sequence[str], params: t.Mapping[str, t.Any], check_mode: bool
-) -> list[Outcome]:
-    if not params["release"]:
-        return []
-    return hold(host, store, ids, params["name"], params["release"], False, check_mode)
+    host: Host, store: Store, ids: t.Sequence[str], params: t.Mapping[str, t.Any], check_mode: bool, results: Results
+) -> None:
+    if params["release"]:
+        tag = params["release"]
+        results.add_all(hold(host, store, ids, params["name"], tag, False, check_mode, results.expected))
 
 
 def _pruned(
-    host: Host,
-    store: Store,
-    ids: t.Sequence[str],
-    params: t.Mapping[str, t.Any],
-    check_mode: bool,
-    name: str | None,
-) -> list[Outcome]:
+    host: Host, store: Store, ids: t.Sequence[str], params: t.Mapping[str, t.Any], check_mode: bool, results: Results
+) -> None:
     keep = {rule: number for rule, number in params["keep"].items() if number is not None}
     prefix = params["prefix"] or PREFIX
-    spare = [name] if name and params["state"] == "present" else []
-    return prune(host, store, ids, keep, params["keep_timezone"], prefix, spare, check_mode)
+    spare = [results.name] if results.name and params["state"] == "present" else []
+    timezone, expected = params["keep_timezone"], results.expected
+    results.add_all(prune(host, store, ids, keep, timezone, prefix, spare, check_mode, expected=expected))
 
 
 class Results:
@@ -144,10 +141,14 @@ class Results:
             container_id: {"container": container_id, "changed": False, "plan": [], "notes": []} for container_id in ids
         }
         self.name: str | None = None
+        # What check mode has predicted so far, for what comes after it.
+        self.expected: dict[tuple[str, str], Checkpoint | None] = {}
 
     def add(self, outcome: Outcome, container: str | None = None) -> None:
         """Add what was done to one container."""
-        self.add_dicts([{**outcome.as_dict(), "container": container or outcome.container}])
+        container = container or outcome.container
+        self.add_dicts([{**outcome.as_dict(), "container": container}])
+        self.expected.update({(container, name): after for name, after in outcome.expected.items()})
 
     def add_all(self, outcomes: t.Iterable[Outcome]) -> None:
         """Add what was done to several."""

@@ -28,6 +28,7 @@ from ..node.files import read_text
 from .checkpoint import Outcome, choose_method, known, prune, stamp, take
 from .freeze import MARKS, thaw_leftovers
 from .host import PVE, Container, Host, Zfs, find_host
+from .model import Checkpoint
 from .policy import Job, Policy, parse
 from .recovery import recover
 from .replicate import replicate
@@ -75,6 +76,8 @@ class Runner:
         self.store = store
         self.tell = tell
         self.check_mode = check_mode
+        # What check mode has predicted so far.
+        self.expected: dict[tuple[str, str], Checkpoint | None] = {}
         self.failed = 0
 
     def run(self) -> None:
@@ -158,12 +161,20 @@ class Runner:
             seconds = {kind: round(value, 3) for kind, value in outcome.timings.items()}
             extra = {} if self.check_mode else {"seconds": seconds}
             self._event(job, "checkpoint", outcome.container, name=outcome.name, method=outcome.method, **extra)
+            self.expected.update({(outcome.container, key): after for key, after in outcome.expected.items()})
             self._notes(job, outcome)
 
     def _prune(self, job: Job, ids: t.Sequence[str]) -> None:
-        timezone, timeout = self.policy.timezone, self.policy.lock_timeout
         outcomes = prune(
-            self.host, self.store, ids, job.keep, timezone, job.prefix, (), self.check_mode, lock_timeout=timeout
+            self.host,
+            self.store,
+            ids,
+            job.keep,
+            self.policy.timezone,
+            job.prefix,
+            check_mode=self.check_mode,
+            lock_timeout=self.policy.lock_timeout,
+            expected=self.expected,
         )
         for outcome in outcomes:
             if outcome.changed:
