@@ -330,8 +330,20 @@ def test_the_configuration(machine: Machine) -> None:
 _VZDUMP = """#!/bin/sh
 archive=/var/lib/vz/dump/vzdump-lxc-$1-$(date +%s).tar.zst
 mkdir -p /var/lib/vz/dump && echo backup >$archive
+flock -n /run/lock/lxc/pve-config-$1.lock true || exit 255
 echo "vzdump $*" >>/tmp/proxmox.log
 echo "INFO: creating vzdump archive '$archive'"
+"""
+
+
+_PCT = """#!/bin/sh
+flock -n /run/lock/lxc/pve-config-$2.lock true || exit 255
+echo "pct $*" >>/tmp/proxmox.log
+config=/etc/pve/lxc/$2.conf
+case $1 in
+    snapshot) printf '\\n[%s]\\n#%s\\nhostname: dir\\n' "$3" "$5" >>$config ;;
+    delsnapshot) sed -i "/^$/,\\$d" $config ;;
+esac
 """
 
 
@@ -340,7 +352,7 @@ def test_by_proxmox(machine: Machine) -> None:
     config = "arch: amd64\nhostname: dir\nrootfs: local:110/vm-110-disk-0.raw,size=1G\n"
     machine.write("/etc/pve/lxc/110.conf", config)
     machine.run("mkdir -p /var/lib/vz/images/110 /tmp/stand-in && echo data >/var/lib/vz/images/110/vm-110-disk-0.raw")
-    machine.write("/tmp/stand-in/pct", '#!/bin/sh\necho "pct $*" >>/tmp/proxmox.log\n', 0o755)
+    machine.write("/tmp/stand-in/pct", _PCT, 0o755)
     machine.write("/tmp/stand-in/vzdump", _VZDUMP, 0o755)
     machine.write("/tmp/stand-in/pvesh", "#!/bin/sh\necho '{}'\n", 0o755)
     run = {"vmids": ["110"], "env": {"PATH": "/tmp/stand-in:/usr/sbin:/usr/bin:/sbin:/bin"}}
@@ -374,6 +386,24 @@ def test_by_proxmox(machine: Machine) -> None:
     machine.write("/tmp/stand-in/pvesh", "#!/bin/sh\necho '{}'\n", 0o755)
     machine.write("/etc/pve/lxc/110.conf", f"{config}mp0: local:110/vm-110-disk-1.raw,mp=/srv,size=1G\n")
     assert "mp0 has no backup=1" in refused(machine, "no_method", **run, name="three")["message"]
+
+
+@pytest.mark.parametrize(("feature", "method"), [('"hasFeature":1', "snapshot"), ("", "vzdump")])
+def test_by_proxmox_killed(machine: Machine, feature: str, method: str) -> None:
+    """What Proxmox has made of a checkpoint that was interrupted is found again, and made anew."""
+    machine.write("/etc/pve/lxc/110.conf", "arch: amd64\nhostname: dir\nrootfs: local:110/vm-110-disk-0.raw,size=1G\n")
+    machine.run("mkdir -p /tmp/stand-in")
+    machine.write("/tmp/stand-in/pct", _PCT, 0o755)
+    machine.write("/tmp/stand-in/vzdump", _VZDUMP, 0o755)
+    machine.write("/tmp/stand-in/pvesh", f"#!/bin/sh\necho '{{{feature}}}'\n", 0o755)
+    path = {"PATH": "/tmp/stand-in:/usr/sbin:/usr/bin:/sbin:/bin"}
+    result = attempt(machine, vmids=["110"], name="one", env={**path, "LAB_KILL_AT": "present:proxmox"})
+    assert result.get("killed") == 9
+    refused(machine, "checkpoint_incomplete", vmids=["110"], name="one", state="restored", env=path)
+    assert only(checkpoint(machine, vmids=["110"], name="one", env=path))["method"] == method
+    assert not checkpoint(machine, vmids=["110"], name="one", env=path)["changed"]
+    made = machine.run("grep -c '^.one.$' /etc/pve/lxc/110.conf; ls /var/lib/vz/dump | wc -l", check=False).stdout
+    assert made.split() == (["1", "0"] if method == "snapshot" else ["0", "1"])
 
 
 def test_plain_lxc(machine: Machine) -> None:

@@ -35,6 +35,12 @@ def sections(config: str) -> tuple[str, ...]:
     return tuple(re.findall(r"^\[([A-Za-z][A-Za-z0-9_-]+)\]\s*$", config, re.MULTILINE))
 
 
+def section(config: str, name: str) -> str:
+    """What N.conf says of a snapshot of Proxmox; empty when there is none of that name."""
+    found = re.search(rf"^\[{re.escape(name)}\]\s*$.*?(?=^\[|\Z)", config, re.MULTILINE | re.DOTALL)
+    return found.group() if found else ""
+
+
 @contextlib.contextmanager
 def lock_held(path: str, container: str, deadline: float) -> t.Iterator[None]:
     """Hold a lock file, as Proxmox's own operations do. A dead process holds none.

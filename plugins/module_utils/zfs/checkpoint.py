@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import time
 import typing as t
@@ -16,6 +17,8 @@ from dataclasses import dataclass, field, replace
 
 from ..api.errors import Failure
 from ..node.commands import Run
+from ..node.files import read_text
+from ..node.proxmox import section
 from ..retention import Entry, future_dated, retain
 from . import memory as process_memory
 from .failures import zfs_failure
@@ -41,6 +44,8 @@ SAFETY_TAG = "lxcri:safety"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}")
 # What Proxmox takes (pve-configid), for its own snapshots.
 PROXMOX_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{1,39}")
+# Of a snapshot that Proxmox takes for a checkpoint.
+DESCRIPTION = "Checkpoint of lxcri.proxmox"
 # One argument list has room for 128 KiB and more; this keeps far from it.
 _ARGUMENTS = 100_000
 
@@ -200,7 +205,7 @@ def _with_record(checkpoint: Checkpoint, store: Store) -> Checkpoint:
 
 
 def _from_record(container: str, name: str, store: Store) -> Checkpoint | None:
-    """A checkpoint that Proxmox has made; None when the record is one of ZFS, whose snapshots are gone."""
+    """A checkpoint that Proxmox makes or has made; None when the record is one of ZFS, whose snapshots are gone."""
     record = _record(container, name, store)
     if record.get("method") not in ("snapshot", "vzdump"):
         return None
@@ -212,11 +217,21 @@ def _from_record(container: str, name: str, store: Store) -> Checkpoint | None:
         order=int(record["created"]),
         part=Part(()),
         snapshots=(),
-        complete=True,
+        complete=not record.get("pending"),
         method=record["method"],
         reasons=tuple(str(reason) for reason in record["reasons"]),
-        archive=record.get("archive"),
+        archive=record.get("archive") or _archive(read_text(_log(container, name, store)) or ""),
     )
+
+
+def _log(container: str, name: str, store: Store) -> str:
+    """Where the words of ``vzdump`` are."""
+    return os.path.join(store.directory(container, name), "log")
+
+
+def _archive(log: str) -> str | None:
+    found = re.search(r"creating vzdump archive '([^']+)'", log)
+    return found.group(1) if found else None
 
 
 def require_volumes(host: Host, container: Container, datasets: t.Mapping[str, Dataset]) -> None:
@@ -319,6 +334,8 @@ def take(
     outcomes = {c.id: _plan(host, c, datasets, sets[c.id], wanted, memory) for c in containers}
     due = [container for container in containers if outcomes[container.id].changed]
     if due and not check_mode:
+        for checkpoint in (c for container in due for c in unfinished(sets[container.id]) if c.method != "zfs"):
+            _remove_by_proxmox(host, store, checkpoint)
         _take(host, store, due, outcomes, wanted, memory, lock_timeout)
     for container in due if check_mode else ():
         outcomes[container.id].expected = {
@@ -351,7 +368,8 @@ def _plan(
     for checkpoint in unfinished(sets):
         outcome.add(checkpoint.name, "unfinished", None)
     taken = [d for d in container.datasets if datasets[d].snapshot(name)]
-    if name in container.snapshots or (taken and not (present and not finished(present))):
+    left = present is not None and not finished(present)
+    if (taken and not left) or (name in container.snapshots and not (left and _is_ours(container, name))):
         raise Failure(
             "name_taken",
             f"Container {container.id} has a snapshot {name} that is no complete checkpoint.",
@@ -395,12 +413,13 @@ def _expected(container: Container, outcome: Outcome, datasets: t.Mapping[str, D
 
 def finished(checkpoint: Checkpoint) -> bool:
     """Whether the run that took it came to its end. It may lack a member even so, if a volume was destroyed since."""
-    return all(snapshot.properties.get(COMPLETE) == checkpoint.id for snapshot in checkpoint.snapshots)
+    marks = [snapshot.properties.get(COMPLETE) for snapshot in checkpoint.snapshots]
+    return checkpoint.complete or (bool(marks) and all(mark == checkpoint.id for mark in marks))
 
 
 def unfinished(sets: t.Iterable[Checkpoint]) -> list[Checkpoint]:
     """What interrupted runs have left, and nothing keeps."""
-    return [c for c in sets if c.method == "zfs" and not finished(c) and not c.holds and not c.clones]
+    return [c for c in sets if not finished(c) and not c.holds and not c.clones]
 
 
 def _take(
@@ -420,7 +439,8 @@ def _take(
             require_unlocked(container)
             require_volumes(host, container, datasets)
         thaw_leftovers([container.id for container in due], host.run)
-        destroy(host.zfs, store, [c for container in due for c in unfinished(sets[container.id])], datasets)
+        left = [c for container in due for c in unfinished(sets[container.id]) if c.method == "zfs"]
+        destroy(host.zfs, store, left, datasets)
         reached("present:cleaned")
         on_zfs = [container for container in due if outcomes[container.id].method == "zfs"]
         if on_zfs:
@@ -572,42 +592,50 @@ def _finish(
 
 
 def _take_by_proxmox(host: Host, store: Store, container: Container, name: str, outcome: Outcome) -> Checkpoint:
-    """A checkpoint that Proxmox takes, with a record of it."""
-    archive = None
-    if outcome.method == "snapshot":
-        argv = ["pct", "snapshot", container.id, name, "--description", "Checkpoint of lxcri.proxmox"]
-    else:
-        argv = ["vzdump", container.id, "--compress", "zstd", "--mode", "suspend" if container.running else "stop"]
-    done = host.run(argv, timeout=None)
-    if done.rc:
-        raise Failure(
-            "task_failed",
-            f"{argv[0]} failed for container {container.id}: {(done.stderr or done.stdout).strip()[-500:]}",
-            container=container.id,
-        )
-    if outcome.method == "vzdump":
-        found = re.search(r"creating vzdump archive '([^']+)'", done.stdout + done.stderr)
-        archive = found.group(1) if found else None
-    record = {
+    """A checkpoint that Proxmox takes. The record comes first, so that one that was interrupted is known as ours."""
+    record: dict[str, t.Any] = {
         "id": uuid.uuid4().hex,
         "method": outcome.method,
         "created": int(time.time()),
         "reasons": outcome.reasons,
-        "archive": archive,
     }
-    files = {"config": container.config, "firewall": container.firewall, "record": json.dumps(record)}
-    store.save(container.id, name, files)
+    files = {"config": container.config, "firewall": container.firewall}
+    store.save(container.id, name, {**files, "record": json.dumps({**record, "pending": True})})
+    log = _log(container.id, name, store)
+    if outcome.method == "snapshot":
+        argv = ["pct", "snapshot", container.id, name, "--description", DESCRIPTION]
+        done = host.run(argv, timeout=None)
+    else:
+        # The name of the archive is in its words alone, which a run after a crash has to know as well.
+        argv = ["vzdump", container.id, "--compress", "zstd", "--mode", "suspend" if container.running else "stop"]
+        done = host.run(["sh", "-c", 'exec "$@" >"$0" 2>&1', log, *argv], timeout=None)
+    reached("present:proxmox")
+    if done.rc:
+        words = done.stderr or done.stdout or read_text(log) or ""
+        store.remove(container.id, name)
+        raise Failure(
+            "task_failed",
+            f"{argv[0]} failed for container {container.id}: {words.strip()[-500:]}",
+            container=container.id,
+        )
+    record["archive"] = _archive(read_text(log) or "")
+    store.save(container.id, name, {"record": json.dumps(record)})
     made = _from_record(container.id, name, store)
     if made is None:
         raise Failure("record_missing", f"The record of the checkpoint {name} of {container.id} cannot be read back.")
     return made
 
 
+def _is_ours(container: Container, name: str) -> bool:
+    """Whether Proxmox has a snapshot of that name which was taken for a checkpoint."""
+    return f"#{DESCRIPTION}" in section(container.config, name).splitlines()
+
+
 # ------------------------------------------------------------------------------------------------------- removing
 
 
 def destroy(zfs: Zfs, store: Store, doomed: t.Sequence[Checkpoint], datasets: t.Mapping[str, Dataset]) -> None:
-    """Remove checkpoints: their snapshots, their files, and datasets that were set aside for them alone.
+    """Remove checkpoints on ZFS: their snapshots, their files, and datasets that were set aside for them alone.
 
     Raises:
         Failure: as ``zfs_failure``.
@@ -631,11 +659,36 @@ def destroy(zfs: Zfs, store: Store, doomed: t.Sequence[Checkpoint], datasets: t.
         if aside and aside.aside and not {snapshot.short for snapshot in aside.snapshots} - set(names):
             zfs.do("destroy", dataset, message=f"{dataset}, which was set aside, stays")
     for checkpoint in doomed:
-        if checkpoint.method == "snapshot":
-            _must(zfs.run, ["pct", "delsnapshot", checkpoint.container, checkpoint.name])
-        elif checkpoint.method == "vzdump" and checkpoint.archive:
-            _must(zfs.run, ["rm", "-f", "--", checkpoint.archive])
         store.remove(checkpoint.container, checkpoint.name)
+
+
+def _remove(
+    host: Host, store: Store, doomed: t.Sequence[Checkpoint], datasets: t.Mapping[str, Dataset], lock_timeout: float
+) -> None:
+    on_zfs = [checkpoint for checkpoint in doomed if checkpoint.method == "zfs"]
+    with host.locked({checkpoint.container for checkpoint in on_zfs}, lock_timeout):
+        destroy(host.zfs, store, on_zfs, datasets)
+    for checkpoint in doomed:
+        if checkpoint.method != "zfs":
+            # Proxmox takes the lock itself.
+            _remove_by_proxmox(host, store, checkpoint)
+
+
+def _remove_by_proxmox(host: Host, store: Store, checkpoint: Checkpoint) -> None:
+    """Remove what Proxmox has made, or what there is of it when that was interrupted."""
+    container_id, name = checkpoint.container, checkpoint.name
+    container = host.container(container_id)
+    if not checkpoint.complete:
+        # The command may have outlived the run that began it.
+        require_unlocked(container)
+    if checkpoint.method == "snapshot":
+        if checkpoint.complete or _is_ours(container, name):
+            _must(host.run, ["pct", "delsnapshot", container_id, name])
+    elif checkpoint.archive:
+        # While it is written it is called otherwise (exec_backup_task of PVE/VZDump.pm).
+        part = re.sub(r"\.[^.]+$", ".dat", checkpoint.archive)
+        _must(host.run, ["rm", "-f", "--", checkpoint.archive, part])
+    store.remove(container_id, name)
 
 
 def _must(run: Run, argv: t.Sequence[str]) -> None:
@@ -717,8 +770,7 @@ def remove(
         if check_mode:
             outcome.expected[name] = None
     if doomed and not check_mode:
-        with host.locked(sorted({checkpoint.container for checkpoint in doomed}), lock_timeout):
-            destroy(host.zfs, store, doomed, datasets)
+        _remove(host, store, doomed, datasets, lock_timeout)
     return outcomes
 
 
@@ -753,8 +805,7 @@ def prune(
             outcome.add(checkpoint.name, checkpoint.method, None)
         doomed += going
     if doomed and not check_mode:
-        with host.locked(sorted({checkpoint.container for checkpoint in doomed}), lock_timeout):
-            destroy(host.zfs, store, doomed, datasets)
+        _remove(host, store, doomed, datasets, lock_timeout)
     return outcomes
 
 

@@ -1,0 +1,155 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Checkpoints of what is not on ZFS, which Proxmox takes: interrupted, and removed."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import typing as t
+from pathlib import Path
+
+import pytest
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Completed
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import host as hosts
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import known, remove, take
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.restore import restore
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.store import Store
+
+CONFIG = "hostname: x\nrootfs: other:vm-110-disk-0,size=1G\n"
+
+
+class KilledError(BaseException):
+    """The process ends here."""
+
+
+class Node:
+    """A node with the container 110, and the commands of Proxmox that act on it. kill: before or after one of them."""
+
+    def __init__(self, path: Path, snapshots: bool) -> None:
+        self.path = path
+        self.feature = "1" if snapshots else "0"
+        self.numbers = itertools.count(1)
+        self.kill: tuple[str, str] | None = None
+        self.store = Store(str(path / "state"))
+        self.conf = path / "lxc/110.conf"
+        self.conf.parent.mkdir()
+        self.conf.write_text(CONFIG, encoding="utf-8")
+        (path / "storage.cfg").write_text("rbd: other\n\tpool rbd\n", encoding="utf-8")
+        self.host = hosts.ProxmoxHost(hosts.Zfs(self), self)
+        self.host.lock_pattern = str(path / "{}.lock")
+
+    def __call__(self, argv: t.Sequence[str], stdin: str | None = None, timeout: float | None = None) -> Completed:
+        log = None
+        if argv[0] == "sh":
+            log, argv = Path(argv[3]), argv[4:]
+        if self.kill == ("before", argv[0]):
+            raise KilledError
+        out = getattr(self, argv[0].replace("-", "_"))(list(argv)) or ""
+        if log:
+            log.write_text(out, encoding="utf-8")
+            out = ""
+        if self.kill == ("after", argv[0]):
+            raise KilledError
+        return Completed(tuple(argv), 0, out, "")
+
+    def pvesh(self, _argv: list[str]) -> str:
+        return f'{{"hasFeature":{self.feature}}}'
+
+    def lxc_info(self, _argv: list[str]) -> str:
+        return "STOPPED"
+
+    def rm(self, argv: list[str]) -> None:
+        for name in argv[3:]:
+            Path(name).unlink(missing_ok=True)
+
+    def locked(self) -> None:
+        """As Proxmox's own commands do."""
+        with Path(self.host.lock_pattern.format("110")).open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def pct(self, argv: list[str]) -> None:
+        self.locked()
+        text = self.conf.read_text(encoding="utf-8")
+        section = f"\n[{argv[3]}]\n#Checkpoint of lxcri.proxmox\n{CONFIG}"
+        if argv[1] == "snapshot":
+            assert f"[{argv[3]}]" not in text
+            text += section
+        else:
+            assert section in text
+            text = text.replace(section, "")
+        self.conf.write_text(text, encoding="utf-8")
+
+    def vzdump(self, _argv: list[str]) -> str:
+        self.locked()
+        archive = self.path / f"vzdump-lxc-110-{next(self.numbers)}.tar.zst"
+        (archive.with_suffix(".dat") if self.kill == ("after", "vzdump") else archive).touch()
+        return f"INFO: creating vzdump archive '{archive}'\n"
+
+    def made(self) -> int:
+        """How many snapshots and backups Proxmox has of it, begun ones as well."""
+        return self.conf.read_text(encoding="utf-8").count("[") + len(list(self.path.glob("vzdump-*")))
+
+    def complete(self) -> dict[str, bool]:
+        _datasets, sets = known(self.host, [self.host.container("110")], self.store)
+        return {checkpoint.name: checkpoint.complete for checkpoint in sets["110"]}
+
+
+@pytest.fixture(params=[True, False], ids=["snapshot", "vzdump"])
+def node(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
+    monkeypatch.setattr(hosts, "PVE", str(tmp_path))
+    return Node(tmp_path, request.param)
+
+
+def test_taken_and_removed(node: Node) -> None:
+    assert take(node.host, node.store, ["110"], "one")[0].changed
+    assert not take(node.host, node.store, ["110"], "one")[0].changed
+    assert node.complete() == {"one": True}
+    assert node.made() == 1
+    remove(node.host, node.store, ["110"], "one", check_mode=False)
+    assert node.complete() == {}
+    assert node.made() == 0
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("after", ["take it", "take another", "remove it"])
+def test_killed(node: Node, when: str, after: str) -> None:
+    """It is never offered, and goes with the next checkpoint, as on ZFS, or by its name."""
+    node.kill = (when, "pct" if node.feature == "1" else "vzdump")
+    with pytest.raises(KilledError):
+        take(node.host, node.store, ["110"], "one")
+    node.kill = None
+    assert node.complete() == {"one": False}
+    for name, code in (("one", "checkpoint_incomplete"), (None, "checkpoint_missing")):
+        with pytest.raises(Failure) as failed:
+            restore(node.host, node.store, ["110"], name)
+        assert failed.value.code == code
+    if after == "remove it":
+        assert remove(node.host, node.store, ["110"], "one", check_mode=False)[0].changed
+        assert (node.complete(), node.made()) == ({}, 0)
+        return
+    name = "one" if after == "take it" else "two"
+    take(node.host, node.store, ["110"], name)
+    assert (node.complete(), node.made()) == ({name: True}, 1)
+
+
+def test_what_somebody_else_took_meanwhile_stays(node: Node) -> None:
+    """Of that name, but not for a checkpoint; and while a command goes on by itself, nothing is removed."""
+    node.kill = ("before", "pct" if node.feature == "1" else "vzdump")
+    with pytest.raises(KilledError):
+        take(node.host, node.store, ["110"], "one")
+    node.kill = None
+    node.conf.write_text(f"lock: backup\n{CONFIG}", encoding="utf-8")
+    for work in (take, lambda *args: remove(*args, check_mode=False)):
+        with pytest.raises(Failure) as failed:
+            work(node.host, node.store, ["110"], "one")
+        assert failed.value.code == "locked"
+    theirs = f"{CONFIG}\n[one]\n#theirs\n{CONFIG}"
+    node.conf.write_text(theirs, encoding="utf-8")
+    with pytest.raises(Failure) as failed:
+        take(node.host, node.store, ["110"], "one")
+    assert failed.value.code == "name_taken"
+    remove(node.host, node.store, ["110"], "one", check_mode=False)
+    assert node.conf.read_text(encoding="utf-8") == theirs
