@@ -165,6 +165,22 @@ def test_two_containers_together(machine: Machine) -> None:
     assert running(machine, "102")
 
 
+@pytest.mark.parametrize(("step", "end"), [(f"aside:{IDLE}", "two"), ("swapped", "one")])
+def test_two_containers_killed(machine: Machine, step: str, end: str) -> None:
+    """They end the same, whichever of them is looked at first."""
+    for text in ("one", "two"):
+        mark(machine, text)
+        machine.write(f"/{IDLE}/mark", text)
+        if text == "one":
+            checkpoint(machine, vmids=["101", "102"], name="one")
+    options = {"vmids": ["101", "102"], "name": "one", "state": "restored", "env": {"LAB_KILL_AT": f"restore:{step}"}}
+    assert attempt(machine, **options).get("killed") == 9
+    checkpoint(machine, vmids=["102"], name="later")
+    assert [*marks(machine), machine.read(f"/{IDLE}/mark")] == [end] * 4
+    assert running(machine, "101")
+    assert running(machine, "102")
+
+
 # Those where most is at stake are run each time, the others with all tests.
 OFTEN = ("safety", f"aside:{DATA}", "swapped")
 STEPS = [
@@ -180,6 +196,7 @@ STEPS = [
     f"promoted:{ROOT}",
     f"promoted:{SRV}",
     "swapped",
+    "decided",
     "dropped",
     "settled",
     "unlocked",

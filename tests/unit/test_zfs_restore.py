@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import typing as t
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Completed
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import declared
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import declared, journal
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import restore as module
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import Outcome, hold, snapshot_all, take
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.clone import Target, clone
@@ -25,6 +26,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.store import Sto
 
 ROOT, DATA = "tank/containers/web", "tank/containers/web/data"
 VOLUMES = (ROOT, DATA)
+DB = "tank/containers/db"
 
 
 class KilledError(BaseException):
@@ -412,6 +414,51 @@ def test_each_command_fails(make: t.Callable[[], Lab], case: dict[str, t.Any]) -
         if lab.world.calls < end:
             break
     assert undone > 5
+
+
+@contextlib.contextmanager
+def killed_before_entry(place: int) -> t.Iterator[None]:
+    """The process ends before it changes the journal for that time."""
+    left = iter(range(place - 1))
+    with pytest.MonkeyPatch.context() as patched, contextlib.suppress(KilledError):
+        for name in ("write", "clear"):
+
+            def counted(*args: t.Any, real: t.Callable[..., None] = getattr(journal, name)) -> None:
+                if next(left, None) is None:
+                    raise KilledError
+                real(*args)
+
+            patched.setattr(journal, name, counted)
+        yield
+
+
+@pytest.mark.parametrize("first", ["web", "db"])
+@pytest.mark.parametrize("safety", [True, False])
+def test_containers_that_are_restored_together_end_the_same(
+    make: t.Callable[[], Lab], safety: bool, first: str
+) -> None:
+    """Killed before each change of the journal, and cleared up in any order, by runs that are killed as well."""
+    ends = set()
+    # Before the fourth and the fifth change, only one of the two entries says that it goes forward.
+    for place, again in {*zip(range(1, 12), itertools.cycle((1, 2, 3))), *itertools.product((4, 5), (1, 2, 3, 4))}:
+        lab = make()
+        lab.world.volumes[DB] = Volume("both")
+        lab.world.up.add("db")
+        lab.world.write("both")
+        snapshot_all(lab.host, lab.store, [lab.host.container(name) for name in ("web", "db")], "both")
+        lab.world.volumes[DB].data = "three"
+        lab.world.write("three")
+        with killed_before_entry(place):
+            restore(lab.host, lab.store, ["web", "db"], "both", safety=safety)
+        with killed_before_entry(again):
+            lab.recover(first)
+        lab.recover("db" if first == "web" else "web")
+        lab.recover(first)
+        lab.settled()
+        assert lab.world.up == {"web", "db"}
+        (end,) = {*lab.world.data(), lab.world.volumes[DB].data}
+        ends.add(end)
+    assert ends == {"three", "both"}
 
 
 def test_what_is_written_afterwards_stays(make: t.Callable[[], Lab], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,6 +83,7 @@ def clone(host: Host, store: Store, source: str, name: str | None, target: Targe
                 origins = {new: chosen.snapshot_of(old, datasets) for old, new in volumes.items()}
                 entry = {
                     "work": "clone",
+                    "group": [target.id],
                     "phase": "begun",
                     "made of": {"source": source, "name": chosen.name, "checkpoint": chosen.id},
                     "config": text,

@@ -31,6 +31,19 @@ def read(store: Store, container: str) -> dict[str, t.Any] | None:
     return None if text is None else dict(json.loads(text))
 
 
+def together(store: Store, containers: t.Iterable[str]) -> dict[str, dict[str, t.Any]]:
+    """The entries of containers, with the phases that they have as groups.
+
+    A group goes one way. As soon as one of it has left the phase ``begun``, all have: the others were not written yet.
+    """
+    found = {container: entry for container in containers for entry in [read(store, container)] if entry is not None}
+    for entry in found.values():
+        phases = [found[other]["phase"] for other in entry["group"] if other in found]
+        if entry["phase"] == "begun":
+            entry["phase"] = next((phase for phase in phases if phase != "begun"), "begun")
+    return found
+
+
 def clear(store: Store, container: str) -> None:
     """Everything is done."""
     with contextlib.suppress(FileNotFoundError):

@@ -17,29 +17,38 @@ _WORK = {"restore": (restore.undo, restore.finish), "clone": (clone.undo, clone.
 def recover(host: Host, store: Store, ids: t.Sequence[str], check_mode: bool) -> list[dict[str, t.Any]]:
     """Undo or finish restores of these containers, or their making, that were interrupted, and say which.
 
+    Those that were restored together with one of them end as it does.
+
     Raises:
         Failure: ``restore_running``, or what stands against it.
     """
-    left = [container_id for container_id in ids if journal.read(store, container_id) is not None]
-    if not left:
-        return []
-    results = []
-    with journal.working(store, left):
-        for container_id in left:
-            entry = journal.read(store, container_id)
-            if entry is None:
-                continue
-            undo, finish = _WORK[entry["work"]]
-            undone = entry["phase"] == "begun"
-            if not check_mode:
-                (undo if undone else finish)(host, store, container_id)
-            what = "undone" if undone else "finished"
-            results.append(
-                {
-                    "container": container_id,
-                    "changed": True,
-                    "plan": [{"key": f"interrupted {entry['work']}", "before": entry["phase"], "after": what}],
-                    "notes": [f"An interrupted {entry['work']} was {what}."],
-                }
-            )
-    return results
+    left = [entry for container_id in ids for entry in [journal.read(store, container_id)] if entry is not None]
+    group = sorted({container_id for entry in left for container_id in entry["group"]})
+    with journal.working(store, group):
+        entries = journal.together(store, group)
+        if not check_mode:
+            for container_id, entry in entries.items():
+                journal.write(store, container_id, entry)
+            restore.each(lambda container_id: _end(host, store, container_id, entries[container_id]), list(entries))
+    return [_result(container_id, entries) for container_id in ids if container_id in entries]
+
+
+def _undone(entry: t.Mapping[str, t.Any]) -> bool:
+    return bool(entry["phase"] == "begun")
+
+
+def _end(host: Host, store: Store, container_id: str, entry: t.Mapping[str, t.Any]) -> None:
+    undo, finish = _WORK[entry["work"]]
+    (undo if _undone(entry) else finish)(host, store, container_id)
+
+
+def _result(container_id: str, entries: t.Mapping[str, t.Mapping[str, t.Any]]) -> dict[str, t.Any]:
+    entry = entries[container_id]
+    what = "undone" if _undone(entry) else "finished"
+    others = [other for other in entry["group"] if other in entries and other != container_id]
+    return {
+        "container": container_id,
+        "changed": True,
+        "plan": [{"key": f"interrupted {entry['work']}", "before": entry["phase"], "after": what}],
+        "notes": [f"An interrupted {entry['work']} was {what}{''.join(f', with {other}' for other in others)}."],
+    }

@@ -412,38 +412,39 @@ def _require_losable(dataset: Dataset, newer: t.Sequence[str], container: Contai
 
 def _apply(host: Host, store: Store, plans: t.Sequence[Plan], mode: str, safety: bool, memory: bool) -> None:
     ids = [plan.container.id for plan in plans]
+    entries = {plan.container.id: _entry(store, plan, ids, mode, memory) for plan in plans}
     try:
         with host.locked(ids):
             for plan in plans:
                 _again(host, plan)
-            for plan in plans:
-                journal.write(store, plan.container.id, _entry(store, plan, mode, safety, memory))
+            for container_id, entry in entries.items():
+                journal.write(store, container_id, entry)
             reached("restore:journal")
-            for plan in plans:
-                host.mark_locked(plan.container.id, "rollback")
+            for container_id in ids:
+                host.mark_locked(container_id, "rollback")
             reached("restore:locked")
         for plan in plans:
             if plan.container.running:
                 host.stop(plan.container.id)
         if not safety:
             # From here on it goes forward only. None of them runs, so nothing that is written from now on is lost.
-            for plan in plans:
-                entry = _entry(store, plan, mode, safety, memory)
-                journal.write(store, plan.container.id, {**entry, "phase": "in place"})
+            journal.write(store, ids[0], {**entries[ids[0]], "phase": "in place"})
         reached("restore:stopped")
         if safety:
             _keep_safe(host, store, plans)
             for plan in plans:
                 _swap(host, plan.puts)
-            for plan in plans:
-                entry = _entry(store, plan, mode, safety, memory)
-                journal.write(store, plan.container.id, {**entry, "phase": "swapped"})
+            # One entry decides for all of them.
+            journal.write(store, ids[0], {**entries[ids[0]], "phase": "swapped"})
             reached("restore:swapped")
     except (Failure, OSError):
         # What cannot be undone now is undone by the next run, from the journal.
-        _each(lambda container_id: undo(host, store, container_id), ids, quiet=True)
+        each(lambda container_id: undo(host, store, container_id), ids, quiet=True)
         raise
-    _each(lambda container_id: finish(host, store, container_id), ids)
+    for container_id, entry in journal.together(store, ids).items():
+        journal.write(store, container_id, entry)
+    reached("restore:decided")
+    each(lambda container_id: finish(host, store, container_id), ids)
 
 
 def _again(host: Host, plan: Plan) -> None:
@@ -459,7 +460,7 @@ def _again(host: Host, plan: Plan) -> None:
         )
 
 
-def _each(work: t.Callable[[str], None], ids: t.Sequence[str], quiet: bool = False) -> None:
+def each(work: t.Callable[[str], None], ids: t.Sequence[str], quiet: bool = False) -> None:
     """Do something for all containers, also when it fails for one of them; the first failure is raised at the end."""
     failures: list[Failure] = []
     for container_id in ids:
@@ -471,9 +472,10 @@ def _each(work: t.Callable[[str], None], ids: t.Sequence[str], quiet: bool = Fal
         raise failures[0]
 
 
-def _entry(store: Store, plan: Plan, mode: str, safety: bool, memory: bool) -> dict[str, t.Any]:
+def _entry(store: Store, plan: Plan, group: t.Sequence[str], mode: str, memory: bool) -> dict[str, t.Any]:
     return {
         "work": "restore",
+        "group": group,
         "phase": "begun",
         "running": plan.container.running,
         "safety": plan.safety,
