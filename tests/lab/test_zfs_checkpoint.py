@@ -294,3 +294,9 @@ def test_memory(machine: Machine) -> None:
     assert machine.run("ls /var/lib/lxcri/checkpoints/103/one/memory/*.img").rc == 0
     assert running(machine, "103")
     assert moves(machine, "/rpool/data/subvol-103-disk-0/count")
+    # Memory that was saved for nothing goes with the next checkpoint.
+    result = attempt(machine, vmids=["103"], name="two", memory=True, env={"LAB_KILL_AT": "present:dumped"})
+    assert result.get("killed") == 9
+    assert running(machine, "103")
+    checkpoint(machine, vmids=["103"], name="three")
+    assert machine.run("ls /var/lib/lxcri/checkpoints/103").stdout.split() == ["one", "three"]

@@ -343,7 +343,10 @@ def test_what_is_restored(make: t.Callable[[], Lab], case: dict[str, t.Any]) -> 
     assert lab.world.data() == [case["name"]] * 2
     lab.settled()
     assert not lab.restore(case["name"])["changed"]
-    there = {snap.short for volume in lab.world.volumes.values() for snap in volume.snaps}
+    snaps = [snap for volume in lab.world.volumes.values() for snap in volume.snaps]
+    held = [snap.holds for snap in snaps if snap.short == done["safety"]]
+    assert held == ([{"lxcri:safety"}] * 2 if case.get("safety", True) else [])
+    there = {snap.short for snap in snaps}
     assert ("two" in there) == (case["name"] == "two" or case.get("mode") == "clone")
 
 
@@ -601,6 +604,18 @@ def test_check_mode_says_what_happens(
     assert lab.world.state() == before
     assert run(False) == predicted == (True, keys)
     assert run(False) == run(True) == (False, [])
+
+
+def test_memory_without_a_checkpoint_goes_with_the_next(make: t.Callable[[], Lab]) -> None:
+    """A run that was killed before its snapshots has left it; what has a record stays."""
+    lab = make()
+    lab.world.up.clear()
+    lab.clone("one", "web2")
+    Path(lab.store.directory("web", "killed"), "memory").mkdir(parents=True)
+    take(lab.host, lab.store, ["web"], "new")
+    assert lab.store.names("web") == ["new", "one", "two"]
+    take(lab.host, lab.store, ["web2"], "new")
+    assert lab.store.names("web2") == [".origin", "new"]
 
 
 @pytest.mark.parametrize(

@@ -441,6 +441,8 @@ def _take(
         thaw_leftovers([container.id for container in due], host.run)
         left = [c for container in due for c in unfinished(sets[container.id]) if c.method == "zfs"]
         destroy(host.zfs, store, left, datasets)
+        for container in due:
+            _remove_dumps(store, container.id, {checkpoint.name for checkpoint in sets[container.id]})
         reached("present:cleaned")
         on_zfs = [container for container in due if outcomes[container.id].method == "zfs"]
         if on_zfs:
@@ -450,6 +452,13 @@ def _take(
         if outcome.method != "zfs":
             # Proxmox takes the lock itself.
             outcome.checkpoint = _take_by_proxmox(host, store, container, name, outcome)
+
+
+def _remove_dumps(store: Store, container: str, there: t.Container[str]) -> None:
+    """Memory is saved first: what was interrupted then has neither a snapshot nor one of the files of a checkpoint."""
+    for name in store.names(container):
+        if name not in there and not store.load(container, name):
+            store.remove(container, name)
 
 
 def _take_zfs(
