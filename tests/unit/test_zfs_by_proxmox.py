@@ -33,6 +33,7 @@ class Node:
         self.feature = "1" if snapshots else "0"
         self.numbers = itertools.count(1)
         self.kill: tuple[str, str] | None = None
+        self.broken: str | None = None
         self.store = Store(str(path / "state"))
         self.conf = path / "lxc/110.conf"
         self.conf.parent.mkdir()
@@ -47,6 +48,8 @@ class Node:
             log, argv = Path(argv[3]), argv[4:]
         if self.kill == ("before", argv[0]):
             raise KilledError
+        if self.broken == argv[0]:
+            return Completed(tuple(argv), 1, "", "no space left")
         out = getattr(self, argv[0].replace("-", "_"))(list(argv)) or ""
         if log:
             log.write_text(out, encoding="utf-8")
@@ -111,6 +114,15 @@ def test_taken_and_removed(node: Node) -> None:
     remove(node.host, node.store, ["110"], "one", check_mode=False)
     assert node.complete() == {}
     assert node.made() == 0
+
+
+def test_what_fails_leaves_nothing(node: Node) -> None:
+    node.broken = "pct" if node.feature == "1" else "vzdump"
+    with pytest.raises(Failure) as failed:
+        take(node.host, node.store, ["110"], "one")
+    assert failed.value.code == "task_failed"
+    assert "no space left" in failed.value.message
+    assert (node.complete(), node.made()) == ({}, 0)
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

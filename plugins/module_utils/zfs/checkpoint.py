@@ -181,10 +181,10 @@ def known(
 
 
 def _replaced(there: t.Sequence[Checkpoint], name: str, checkpoint: Checkpoint | None) -> list[Checkpoint]:
-    """With the checkpoint instead of the one of that name: in its place if it is the same, else as the newest."""
-    same = [c.id for c in there if checkpoint and c.id == checkpoint.id]
-    kept = [checkpoint if checkpoint and c.id in same else c for c in there if c.id in same or c.name != name]
-    return [*kept, checkpoint] if checkpoint and not same else kept
+    """With the checkpoint instead of the one of that name: in its place if it is the same one, else as the newest."""
+    if checkpoint and checkpoint.id in {c.id for c in there}:
+        return [checkpoint if c.id == checkpoint.id else c for c in there]
+    return [*(c for c in there if c.name != name), *([checkpoint] if checkpoint else [])]
 
 
 def _record(container: str, name: str, store: Store) -> dict[str, t.Any]:
@@ -225,7 +225,7 @@ def _from_record(container: str, name: str, store: Store) -> Checkpoint | None:
 
 
 def _log(container: str, name: str, store: Store) -> str:
-    """Where the words of ``vzdump`` are."""
+    """Where the words of Proxmox are."""
     return os.path.join(store.directory(container, name), "log")
 
 
@@ -400,7 +400,7 @@ def _expected(container: Container, outcome: Outcome, datasets: t.Mapping[str, D
     return Checkpoint(
         container=container.id,
         name=name,
-        id="",
+        id=uuid.uuid4().hex,
         created=now,
         order=now,
         part=_parts([container], datasets)[container.id] if of_zfs else Part(()),
@@ -613,20 +613,19 @@ def _take_by_proxmox(host: Host, store: Store, container: Container, name: str, 
     log = _log(container.id, name, store)
     if outcome.method == "snapshot":
         argv = ["pct", "snapshot", container.id, name, "--description", DESCRIPTION]
-        done = host.run(argv, timeout=None)
     else:
-        # The name of the archive is in its words alone, which a run after a crash has to know as well.
         argv = ["vzdump", container.id, "--compress", "zstd", "--mode", "suspend" if container.running else "stop"]
+    try:
+        # The name of an archive is in what is said alone, which a run after a crash has to know as well.
         done = host.run(["sh", "-c", 'exec "$@" >"$0" 2>&1', log, *argv], timeout=None)
-    reached("present:proxmox")
-    if done.rc:
-        words = done.stderr or done.stdout or read_text(log) or ""
+        reached("present:proxmox")
+        if done.rc:
+            words = (read_text(log) or done.stderr).strip()
+            message = f"{argv[0]} failed for container {container.id}: {words[-500:]}"
+            raise Failure("task_failed", message, container=container.id)
+    except Failure:
         store.remove(container.id, name)
-        raise Failure(
-            "task_failed",
-            f"{argv[0]} failed for container {container.id}: {words.strip()[-500:]}",
-            container=container.id,
-        )
+        raise
     record["archive"] = _archive(read_text(log) or "")
     store.save(container.id, name, {"record": json.dumps(record)})
     made = _from_record(container.id, name, store)

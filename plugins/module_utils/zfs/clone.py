@@ -85,7 +85,7 @@ def clone(host: Host, store: Store, source: str, name: str | None, target: Targe
                     "work": "clone",
                     "group": [target.id],
                     "phase": "begun",
-                    "made of": {"source": source, "name": chosen.name, "checkpoint": chosen.id},
+                    "origin": {"source": source, "name": chosen.name, "checkpoint": chosen.id},
                     "config": text,
                     # What each volume is a clone of, and stays unless it is promoted.
                     "volumes": {new: snapshot.guid for new, snapshot in origins.items() if snapshot},
@@ -103,10 +103,10 @@ def clone(host: Host, store: Store, source: str, name: str | None, target: Targe
 
 
 def _made_before(store: Store, source: str, name: str | None, target: Target, there: t.Sequence[Checkpoint]) -> Outcome:
-    made_of = json.loads(store.load(target.id, ".origin").get("record", "{}"))
+    origin = json.loads(store.load(target.id, ".origin").get("record", "{}"))
     found = next((c for c in there if c.name == name), None)
-    differs = (name and name != made_of.get("name")) or (found and found.id != made_of.get("checkpoint"))
-    if made_of.get("source") != source or differs:
+    differs = (name and name != origin.get("name")) or (found and found.id != origin.get("checkpoint"))
+    if origin.get("source") != source or differs:
         raise Failure(
             "container_exists",
             f"Container {target.id} is there and was not made of {f'the checkpoint {name}' if name else 'one'}"
@@ -114,8 +114,8 @@ def _made_before(store: Store, source: str, name: str | None, target: Target, th
             "Choose another id.",
             container=target.id,
         )
-    checkpoint = next((c for c in there if c.id == made_of["checkpoint"]), None)
-    return Outcome(target.id, made_of["name"], method="zfs", checkpoint=checkpoint)
+    checkpoint = next((c for c in there if c.id == origin["checkpoint"]), None)
+    return Outcome(target.id, origin["name"], method="zfs", checkpoint=checkpoint)
 
 
 def _check_target(host: Host, target: Target) -> None:
@@ -213,7 +213,7 @@ def finish(host: Host, store: Store, target: str) -> None:
         if entry["promote"] and _is_clone(host, there.get(new), guid):
             host.zfs.do("promote", new, message=f"{new} was not promoted")
             reached(f"clone:promoted:{new}")
-    store.save(target, ".origin", {"record": json.dumps(entry["made of"])})
+    store.save(target, ".origin", {"record": json.dumps(entry["origin"])})
     with host.locked([target]):
         host.mark_locked(target, None)
     reached("clone:unlocked")
