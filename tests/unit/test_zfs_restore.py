@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Completed
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import declared, journal
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import declared, journal, recovery
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import restore as module
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import Outcome, hold, snapshot_all, take
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.clone import Target, clone
@@ -462,6 +462,22 @@ def test_containers_that_are_restored_together_end_the_same(
         (end,) = {*lab.world.data(), lab.world.volumes[DB].data}
         ends.add(end)
     assert ends == {"three", "both"}
+
+
+def test_what_another_run_decided_says_nothing(make: t.Callable[[], Lab], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container that was cleared up, and then restored anew, no longer belongs to the other one."""
+    lab = make()
+    ended: list[str] = []
+    work = [lambda _host, _store, name, end=end: ended.append(f"{name} {end}") for end in ("undone", "finished")]
+    monkeypatch.setitem(recovery._WORK, "restore", work)
+    for name, run, phase in (("web", "second", "swapped"), ("db", "first", "begun"), ("mail", "second", "begun")):
+        entry = {"work": "restore", "run": run, "group": ["web", "db", "mail"], "phase": phase}
+        journal.write(lab.store, name, entry)
+    lab.recover("db")
+    assert ended == ["db undone"]
+    ended.clear()
+    lab.recover("mail")
+    assert ended == ["mail finished", "web finished"]
 
 
 def test_what_is_written_afterwards_stays(make: t.Callable[[], Lab], monkeypatch: pytest.MonkeyPatch) -> None:

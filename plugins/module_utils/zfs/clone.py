@@ -10,6 +10,7 @@ import os
 import re
 import secrets
 import typing as t
+import uuid
 from dataclasses import dataclass, replace
 
 from ..api.errors import Failure
@@ -83,6 +84,7 @@ def clone(host: Host, store: Store, source: str, name: str | None, target: Targe
                 origins = {new: chosen.snapshot_of(old, datasets) for old, new in volumes.items()}
                 entry = {
                     "work": "clone",
+                    "run": uuid.uuid4().hex,
                     "group": [target.id],
                     "phase": "begun",
                     "origin": {"source": source, "name": chosen.name, "checkpoint": chosen.id},
@@ -109,7 +111,7 @@ def _made_before(store: Store, source: str, name: str | None, target: Target, th
     if origin.get("source") != source or differs:
         raise Failure(
             "container_exists",
-            f"Container {target.id} is there and was not made of {f'the checkpoint {name}' if name else 'one'}"
+            f"Container {target.id} is there and was not made of {'the checkpoint ' + name if name else 'a checkpoint'}"
             f" of {source}.",
             "Choose another id.",
             container=target.id,

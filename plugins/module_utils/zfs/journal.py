@@ -34,13 +34,14 @@ def read(store: Store, container: str) -> dict[str, t.Any] | None:
 def together(store: Store, containers: t.Iterable[str]) -> dict[str, dict[str, t.Any]]:
     """The entries of containers, with the phases that they have as groups.
 
-    A group goes one way. As soon as one of it has left the phase ``begun``, all have: the others were not written yet.
+    The group of a run goes one way. As soon as one of it has left the phase ``begun``, all have: the others were not
+    written yet.
     """
     found = {container: entry for container in containers for entry in [read(store, container)] if entry is not None}
     for entry in found.values():
-        phases = [found[other]["phase"] for other in entry["group"] if other in found]
+        same_run = [other for other in found.values() if other["run"] == entry["run"]]
         if entry["phase"] == "begun":
-            entry["phase"] = next((phase for phase in phases if phase != "begun"), "begun")
+            entry["phase"] = next((other["phase"] for other in same_run if other["phase"] != "begun"), "begun")
     return found
 
 

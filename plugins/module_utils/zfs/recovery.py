@@ -24,8 +24,10 @@ def recover(host: Host, store: Store, ids: t.Sequence[str], check_mode: bool) ->
     """
     left = [entry for container_id in ids for entry in [journal.read(store, container_id)] if entry is not None]
     group = sorted({container_id for entry in left for container_id in entry["group"]})
+    runs = {entry["run"] for entry in left}
     with journal.working(store, group):
-        entries = journal.together(store, group)
+        # What one of them has left in another run has a group of its own.
+        entries = {key: entry for key, entry in journal.together(store, group).items() if entry["run"] in runs}
         if not check_mode:
             for container_id, entry in entries.items():
                 journal.write(store, container_id, entry)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import re
 import typing as t
+import uuid
 from dataclasses import asdict, dataclass, field
 
 from ..api.errors import Failure
@@ -412,7 +413,8 @@ def _require_losable(dataset: Dataset, newer: t.Sequence[str], container: Contai
 
 def _apply(host: Host, store: Store, plans: t.Sequence[Plan], mode: str, safety: bool, memory: bool) -> None:
     ids = [plan.container.id for plan in plans]
-    entries = {plan.container.id: _entry(store, plan, ids, mode, memory) for plan in plans}
+    group = {"run": uuid.uuid4().hex, "group": ids}
+    entries = {plan.container.id: {**group, **_entry(store, plan, mode, memory)} for plan in plans}
     try:
         with host.locked(ids):
             for plan in plans:
@@ -472,10 +474,9 @@ def each(work: t.Callable[[str], None], ids: t.Sequence[str], quiet: bool = Fals
         raise failures[0]
 
 
-def _entry(store: Store, plan: Plan, group: t.Sequence[str], mode: str, memory: bool) -> dict[str, t.Any]:
+def _entry(store: Store, plan: Plan, mode: str, memory: bool) -> dict[str, t.Any]:
     return {
         "work": "restore",
-        "group": group,
         "phase": "begun",
         "running": plan.container.running,
         "safety": plan.safety,
