@@ -26,10 +26,14 @@ def row(name: str, kind: str = "filesystem", **values: str) -> str:
     return "\t".join(known.get(column.replace(":", "_").replace(".", "_"), "-") for column in model.COLUMNS)
 
 
+def columns(properties: dict[str, str]) -> dict[str, str]:
+    """Properties as arguments of ``row``."""
+    return {key.replace(":", "_").replace(".", "_"): value for key, value in properties.items()}
+
+
 def snapshot_row(name: str, txg: int, properties: dict[str, str] | None = None, **values: str) -> str:
     """A line of zfs list for a snapshot."""
-    named = {key.replace(":", "_").replace(".", "_"): value for key, value in (properties or {}).items()}
-    return row(name, "snapshot", createtxg=str(txg), creation=str(1000 + txg), **named, **values)
+    return row(name, "snapshot", createtxg=str(txg), creation=str(1000 + txg), **columns(properties or {}), **values)
 
 
 def run_rows(short: str, txg: int, complete: bool = True, members: tuple[str, ...] = (A, B)) -> list[str]:
@@ -48,7 +52,7 @@ def parse(*rows: str) -> dict[str, model.Dataset]:
 def test_a_complete_checkpoint() -> None:
     datasets = parse(*run_rows("one", 5), *run_rows("two", 7))
     first, second = model.checkpoints(datasets)
-    assert (first.name, first.container, first.complete, first.created, first.order) == ("one", "101", True, 1005, 5)
+    assert (first.name, first.container, first.complete, first.created) == ("one", "101", True, 1005)
     assert second.name == "two"
     assert first.part.members == (Member(A, 8), Member(B, 0))
     snapshot = first.snapshot_of(B, datasets)
@@ -80,6 +84,31 @@ def test_what_was_set_aside_belongs_to_its_home() -> None:
 
 def test_foreign_snapshots_are_no_checkpoints() -> None:
     assert model.checkpoints(parse(snapshot_row(f"{A}@theirs", 3))) == []
+
+
+def test_transactions_of_different_pools_are_not_compared() -> None:
+    """The root was moved to a younger pool, while another volume stayed."""
+    moved = "young/subvol-101-disk-0"
+
+    def checkpoint(name: str, created: int, snapshots: dict[str, int]) -> list[str]:
+        properties = model.encode(name, {"101": Part(tuple(Member(dataset) for dataset in snapshots))})
+        properties[model.COMPLETE] = name
+        values = [(f"{dataset}@{name}", txg) for dataset, txg in snapshots.items()]
+        return [
+            row(name, "snapshot", createtxg=str(txg), creation=str(created), **columns(properties))
+            for name, txg in values
+        ]
+
+    def names(*checkpoints: list[str]) -> list[str]:
+        rows = [line for lines in checkpoints for line in lines]
+        return [checkpoint.name for checkpoint in model.checkpoints(parse(row(moved), *rows))]
+
+    old, new = checkpoint("old", 100, {A: 5000000, B: 70}), checkpoint("new", 200, {moved: 3, B: 71})
+    assert names(old, new) == ["old", "new"]
+    # The clock was wrong at that time; the volume that both have tells which came first.
+    early = checkpoint("early", 900, {A: 4999999, B: 69})
+    assert names(old, early, new) == ["early", "old", "new"]
+    assert names(early, checkpoint("alone", 150, {moved: 2})) == ["alone", "early"]
 
 
 def test_newer_than_counts_bookmarks_but_not_its_own() -> None:

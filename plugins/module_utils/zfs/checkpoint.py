@@ -34,6 +34,7 @@ from .model import (
     Snapshot,
     checkpoints,
     encode,
+    in_order,
 )
 from .steps import reached
 from .store import Store
@@ -170,10 +171,7 @@ def known(
         others = [
             _from_record(container.id, name, store) for name in store.names(container.id) if name not in zfs_names
         ]
-        if any(others):
-            result[container.id] = sorted(
-                [*result[container.id], *filter(None, others)], key=lambda c: (c.created, c.order)
-            )
+        result[container.id] = in_order([*result[container.id], *filter(None, others)])
     for (container_id, name), after in (expected or {}).items():
         if container_id in result:
             result[container_id] = _replaced(result[container_id], name, after)
@@ -214,7 +212,6 @@ def _from_record(container: str, name: str, store: Store) -> Checkpoint | None:
         name=name,
         id=str(record["id"]),
         created=int(record["created"]),
-        order=int(record["created"]),
         part=Part(()),
         snapshots=(),
         complete=not record.get("pending"),
@@ -402,7 +399,6 @@ def _expected(container: Container, outcome: Outcome, datasets: t.Mapping[str, D
         name=name,
         id=uuid.uuid4().hex,
         created=now,
-        order=now,
         part=_parts([container], datasets)[container.id] if of_zfs else Part(()),
         snapshots=tuple(Snapshot(f"{dataset}@{name}", "", 0, now) for dataset in container.datasets if of_zfs),
         complete=True,

@@ -72,7 +72,8 @@ def clone(host: Host, store: Store, source: str, name: str | None, target: Targe
     outcome.notes += notes
     if check_mode:
         # By a promotion the source loses it, and what is older.
-        gone = [c.name for c in sets[source] if target.promote and c.method == "zfs" and c.order <= chosen.order]
+        older = sets[source][: sets[source].index(chosen) + 1]
+        gone = [c.name for c in older if target.promote and c.method == "zfs"]
         clones = tuple(replace(s, clones=(*s.clones, target.id)) for s in chosen.snapshots)
         outcome.expected = {chosen.name: replace(chosen, snapshots=clones), **dict.fromkeys(gone)}
         return outcome

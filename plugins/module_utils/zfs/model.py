@@ -162,17 +162,16 @@ class Part:
 class Checkpoint:
     """A checkpoint of one container.
 
-    id: the run that took it, the same for all its containers. created: seconds since the epoch. order: its place
-    among those of the container. part: what belongs to it. snapshots: what is there of it. complete: nothing lacks.
-    safety: it is the state from before a restore. method: ``zfs``, or ``snapshot`` or ``vzdump`` of Proxmox.
-    memory: the processes' memory was saved with it. reasons: why this method. archive: the backup, of ``vzdump``.
+    id: the run that took it, the same for all its containers. created: seconds since the epoch. part: what belongs to
+    it. snapshots: what is there of it. complete: nothing lacks. safety: it is the state from before a restore.
+    method: ``zfs``, or ``snapshot`` or ``vzdump`` of Proxmox. memory: the processes' memory was saved with it.
+    reasons: why this method. archive: the backup, of ``vzdump``.
     """
 
     container: str
     name: str
     id: str
     created: int
-    order: int
     part: Part
     snapshots: tuple[Snapshot, ...]
     complete: bool
@@ -316,14 +315,36 @@ def checkpoints(datasets: Datasets) -> list[Checkpoint]:
         for snapshot in dataset.snapshots:
             if ID in snapshot.properties:
                 runs.setdefault((snapshot.properties[ID], snapshot.short), []).append(snapshot)
-    found: list[Checkpoint] = []
+    found: dict[str, list[Checkpoint]] = {}
     for (run_id, short), snapshots in runs.items():
         by_home = {datasets[snapshot.dataset].home: snapshot for snapshot in snapshots}
         for container, part in _parts(snapshots).items():
             own = tuple(by_home[member.dataset] for member in part.members if member.dataset in by_home)
             if own:
-                found.append(_checkpoint(container, short, run_id, part, own))
-    return sorted(found, key=lambda checkpoint: (checkpoint.container, checkpoint.order, checkpoint.created))
+                found.setdefault(container, []).append(_checkpoint(container, short, run_id, part, own))
+    return [checkpoint for _container, own in sorted(found.items()) for checkpoint in in_order(own)]
+
+
+def in_order(found: t.Iterable[Checkpoint]) -> list[Checkpoint]:
+    """The checkpoints of one container from the oldest to the newest.
+
+    What is of one dataset is in the order of its transactions, however wrong the clock was. The numbers of transactions
+    say nothing between pools, so everything else goes by the time.
+    """
+    left = sorted(found, key=lambda checkpoint: checkpoint.created)
+    newest_first = sorted((s for c in left for s in c.snapshots), key=lambda s: s.createtxg, reverse=True)
+    waiting: dict[str, list[Snapshot]] = {}
+    for snapshot in newest_first:
+        waiting.setdefault(snapshot.dataset, []).append(snapshot)
+    ordered: list[Checkpoint] = []
+    while left:
+        ready = (c for c in left if all(waiting[s.dataset][-1] is s for s in c.snapshots))
+        ordered.append(next(ready, left[0]))
+        left.remove(ordered[-1])
+        for snapshot in ordered[-1].snapshots:
+            if waiting[snapshot.dataset][-1] is snapshot:
+                waiting[snapshot.dataset].pop()
+    return ordered
 
 
 def _parts(snapshots: t.Sequence[Snapshot]) -> dict[str, Part]:
@@ -336,8 +357,6 @@ def _checkpoint(container: str, name: str, run_id: str, part: Part, own: tuple[S
         name=name,
         id=run_id,
         created=min(snapshot.creation for snapshot in own),
-        # Transactions are numbered by each pool, so the order is that on the pool of the first volume.
-        order=own[0].createtxg,
         part=part,
         snapshots=own,
         complete=len(own) == len(part.members) and all(s.properties.get(COMPLETE) == run_id for s in own),
