@@ -158,6 +158,11 @@ def _plans(
     memory: bool,
 ) -> list[Plan]:
     containers = [host.container(container_id) for container_id in ids]
+    pools = sorted({dataset.split("/")[0] for container in containers for dataset in container.datasets})
+    if pools:
+        # What was written counts only when its transaction group is synced, which takes seconds (zfsprops(7)).
+        # Whatever stands against a pool is found with the volumes that are on it.
+        host.run(["zpool", "sync", *pools], timeout=300)
     datasets, sets = known(host, containers, store)
     label = stamp("lxcri-safety-")
     plans = []
