@@ -93,7 +93,7 @@ options:
   raw:
     description:
       - Whether a dataset is sent as it is on the disk (C(zfs send -w)). V(auto) does so for encrypted ones, whose key
-        is then not needed on either side.
+        is then not needed on either side. With V(never) the replica is encrypted as the target is, or not at all.
     type: str
     choices: [auto, always, never]
     default: auto

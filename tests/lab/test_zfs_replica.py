@@ -318,6 +318,22 @@ def test_encrypted_stays_encrypted(machine: Machine) -> None:
     assert machine.run(f"cmp /mnt/filling /{secret}/data/filling", check=False).rc == 0
 
 
+def test_encrypted_as_the_target_is(machine: Machine) -> None:
+    """Decrypted here, and in the clear where the target is."""
+    secret = "tank/containers/secret"
+    machine.run(f"echo 12345678 | zfs create -o encryption=on -o keyformat=passphrase -o recordsize=16k {secret}")
+    write(machine, secret, 2)
+    take(machine, ["one", "two"], datasets=[secret])
+    for sent in (["one", "two"], ["three"]):
+        (volume,) = replica(machine, datasets=[secret], raw="never")["containers"][0]["volumes"]
+        assert volume["sent"] == sent
+        if sent == ["one", "two"]:
+            take(machine, "three", datasets=[secret])
+    assert guids(machine, f"{TARGET}/{secret}") == guids(machine, secret)
+    columns = "encryption,recordsize,readonly"
+    assert machine.run(f"zfs list -Hp -o {columns} {TARGET}/{secret}").stdout.split() == ["off", "16384", "on"]
+
+
 @pytest.mark.timeout(1500)
 @pytest.mark.slow
 def test_fifty_increments_with_retention_on_both_ends(machine: Machine) -> None:

@@ -93,6 +93,16 @@ def test_nothing_written_since(machine: Machine) -> None:
     assert not running(machine, "102", 1)
 
 
+def test_written_a_moment_ago(machine: Machine) -> None:
+    """What is in a transaction group that is still open counts as well."""
+    machine.run("pct stop 102; echo 300 >/sys/module/zfs/parameters/zfs_txg_timeout")
+    checkpoint(machine, vmids=["102"], name="one")
+    machine.run(f"echo x >/{IDLE}/new")
+    assert machine.run(["zfs", "get", "-Hp", "-o", "value", "written", IDLE]).stdout.strip() == "0"
+    assert checkpoint(machine, vmids=["102"], state="restored")["changed"]
+    assert machine.run(["test", "-e", f"/{IDLE}/new"], check=False).rc
+
+
 def test_to_an_older_one(machine: Machine) -> None:
     """Refused with the list, and done with it. The safety checkpoint stays."""
     mark(machine, "one")

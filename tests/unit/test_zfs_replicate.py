@@ -17,10 +17,12 @@ from pathlib import Path
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Completed
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.host import LxcHost, Zfs
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.model import Dataset, Snapshot
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.replicate import (
     Base,
     FilesThere,
+    Replication,
     Step,
     Target,
     Wish,
@@ -165,14 +167,18 @@ def test_streams_bring_exactly_what_is_wanted(data: st.DataObject) -> None:
 def test_commands() -> None:
     source = dataset(HERE, ["a", "b", "c"])
     plan = steps(source, None, {f"{HERE}@{name}" for name in "abc"})
-    assert plan[0].argv(False) == ["zfs", "send", "-L", "-c", "-p", f"{HERE}@a"]
-    assert plan[1].argv(True) == ["zfs", "send", "-L", "-c", "-p", "-w", "-I", f"{HERE}@a", f"{HERE}@c"]
-    assert replace(plan[1], sent=plan[1].sent[:1]).argv(False)[-3:] == ["-i", f"{HERE}@a", f"{HERE}@b"]
+    assert plan[0].argv("-p") == ["zfs", "send", "-L", "-c", "-p", f"{HERE}@a"]
+    assert plan[1].argv("-p", "-w") == ["zfs", "send", "-L", "-c", "-p", "-w", "-I", f"{HERE}@a", f"{HERE}@c"]
+    assert replace(plan[1], sent=plan[1].sent[:1]).argv()[-3:] == ["-i", f"{HERE}@a", f"{HERE}@b"]
     words = receive_argv(source, THERE)
     assert words[:4] == ["zfs", "recv", "-s", "-u"]
     assert {"readonly=on", "canmount=noauto", "mountpoint=none", f"lxcri:source={HERE}"} <= set(words)
     assert "-F" not in words
     assert "-F" in receive_argv(source, THERE, force=True)
+    words = receive_argv(source, THERE, {"acltype": "posix", "readonly": "off"})
+    assert "acltype=posix" in words
+    assert "readonly=on" in words
+    assert "readonly=off" not in words
     assert "mountpoint=none" not in receive_argv(replace(source, kind="volume"), THERE)
 
 
@@ -351,3 +357,30 @@ def test_files_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     files.flush()
     assert len(asked) == 2
     assert asked[1][0][-4:] == ["/var/lib/lxcri/checkpoints/101/a", "101", "/var/lib/lxcri/checkpoints/101/b", "101"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "encryption", "options", "carried"),
+    [
+        ("auto", "off", ["-p"], False),
+        ("auto", "aes-256-gcm", ["-p", "-w"], False),
+        ("always", "off", ["-p", "-w"], False),
+        # ZFS sends an encrypted dataset with its properties only raw, and receives others with them unencrypted.
+        ("never", "aes-256-gcm", [], True),
+        ("never", "off", [], True),
+    ],
+)
+def test_how_a_dataset_is_sent(raw: str, encryption: str, options: list[str], carried: bool) -> None:
+    class Sender(Replication):
+        def __init__(self) -> None:
+            self.wish = make_wish({**OPTIONS, "raw": raw})
+            self.host = LxcHost(Zfs(self.answer), self.answer)
+
+        @staticmethod
+        def answer(argv: t.Sequence[str], stdin: str | None = None, timeout: float | None = None) -> Completed:
+            lines = "acltype\tposix\nrefquota\t5\nlxcri:source\tx\nmountpoint\t/x\n"
+            return Completed(tuple(argv), 0, encryption if "encryption" in argv else lines, "")
+
+    sent, properties = Sender()._manner(dataset(HERE, ["a"], refquota=5))
+    assert sent == options
+    assert properties == ({"acltype": "posix", "refquota": "5", "mountpoint": "/x"} if carried else {})

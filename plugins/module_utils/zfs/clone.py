@@ -197,8 +197,7 @@ def _make(
             raise Failure("checkpoint_incomplete", f"The checkpoint {chosen.name} has nothing of {old}.", dataset=old)
         options: list[str] = []
         if datasets[snapshot.dataset].kind == "filesystem":
-            local = host.zfs.do("get", "-Hp", "-s", "local,received", "-o", "property,value", "all", snapshot.dataset)
-            pairs = (line.split("\t", 1) for line in local.splitlines())
+            pairs = host.zfs.own_properties(snapshot.dataset).items()
             options = [f"{key}={value}" for key, value in pairs if key in PROPERTIES]
             options.append(f"refquota={quotas[old] or 'none'}")
         flags = [word for option in options for word in ("-o", option)]

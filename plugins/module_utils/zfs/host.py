@@ -65,6 +65,15 @@ class Zfs:
             raise zfs_failure(done, message)
         return done.stdout
 
+    def own_properties(self, dataset: str) -> dict[str, str]:
+        """The properties that are set on a dataset itself.
+
+        Raises:
+            Failure: as ``zfs_failure``.
+        """
+        text = self.do("get", "-Hp", "-s", "local,received", "-o", "property,value", "all", dataset)
+        return dict(line.split("\t", 1) for line in text.splitlines() if "\t" in line)
+
 
 def _parents(dataset: str) -> list[str]:
     """The dataset's parent and those above it: where something of it can have been set aside."""

@@ -31,6 +31,12 @@ SOURCE = "lxcri:source"
 _CHUNK = 8000
 _CHUNKS = (MEMBERS, f"{MEMBERS}.1", f"{MEMBERS}.2", f"{MEMBERS}.3")
 
+# Properties that only the creation of a dataset takes, and those of the collection, which belong to one dataset alone.
+NOT_FOR_ANOTHER = re.compile(
+    r"encryption|keyformat|keylocation|pbkdf2iters|volsize|volblocksize|casesensitivity|normalization|utf8only"
+    r"|version|mlslabel|lxcri:.*"
+)
+
 # Where datasets that were set aside lie, below the parent of the container's volumes: no storage of Proxmox lists
 # what is deeper than its own pool (zfs_list_zvol of PVE/Storage/ZFSPoolPlugin.pm).
 ASIDE_PARENT = "lxcri-aside"

@@ -31,7 +31,7 @@ from ..node.commands import Completed, Run, environment, run_here, run_over_ssh
 from .checkpoint import destroy, expired, known, require_volumes
 from .failures import zfs_failure
 from .host import PVE, Container, Host, Zfs
-from .model import SOURCE, Checkpoint, Dataset, Snapshot, checkpoints
+from .model import NOT_FOR_ANOTHER, SOURCE, Checkpoint, Dataset, Snapshot, checkpoints
 from .steps import reached
 from .store import STATE, Store
 
@@ -217,9 +217,9 @@ class Step:
     base: str | None
     sent: tuple[Snapshot, ...]
 
-    def argv(self, raw: bool, *options: str) -> list[str]:
+    def argv(self, *options: str) -> list[str]:
         """The command that sends it."""
-        words = ["zfs", "send", "-L", "-c", "-p", *(["-w"] if raw else []), *options]
+        words = ["zfs", "send", "-L", "-c", *options]
         if self.base:
             words += ["-I" if len(self.sent) > 1 else "-i", self.base]
         return [*words, self.sent[-1].name]
@@ -255,10 +255,15 @@ def steps(source: Dataset, base: Snapshot | None, wanted: t.Collection[str]) -> 
     return plan
 
 
-def receive_argv(source: Dataset, replica: str, force: bool = False) -> list[str]:
-    """The command that receives a stream of a dataset. Volumes have no mount point."""
-    properties = [f"{key}={value}" for key, value in replica_properties(source).items()]
-    words = [word for text in properties for word in ("-o", text)]
+def receive_argv(
+    source: Dataset, replica: str, carried: t.Mapping[str, str] | None = None, force: bool = False
+) -> list[str]:
+    """The command that receives a stream of a dataset. Volumes have no mount point.
+
+    carried: properties of the source that are not in the stream.
+    """
+    properties = {**(carried or {}), **replica_properties(source)}
+    words = [word for key, value in properties.items() for word in ("-o", f"{key}={value}")]
     return ["zfs", "recv", "-s", "-u", *(["-F"] if force else []), *words, replica]
 
 
@@ -706,9 +711,10 @@ class Replication:
         self._hold(self.host.zfs, self.held_here, pending)
         if pending:
             self._copy_files(container, [by_name[name] for name in sorted(pending)])
-        raw = bool(plan) and self._raw(source.name)
+        options, carried = self._manner(source) if plan else ([], {})
         for step in plan:
-            volume.bytes += transfer(step.argv(raw), self.target, receive_argv(source, volume.target, force), self.wish)
+            receive = receive_argv(source, volume.target, carried, force)
+            volume.bytes += transfer(step.argv(*options), self.target, receive, self.wish)
             force = False
             reached(f"replica:received:{step.sent[-1].short}")
             replica = self._verified(source, volume, step.sent)
@@ -724,16 +730,25 @@ class Replication:
         dataset, _at, short = (source.origin or "").partition("@")
         return self.here[dataset].snapshot(short) if dataset in self.here else None
 
-    def _raw(self, dataset: str) -> bool:
-        if self.wish.raw is not None:
-            return self.wish.raw
-        return self.host.zfs.do("get", "-Hp", "-o", "value", "encryption", dataset).strip() not in ("off", "-")
+    def _manner(self, source: Dataset) -> tuple[list[str], dict[str, str]]:
+        """The options with which a dataset is sent, and its properties if they cannot be in the stream.
+
+        ZFS sends the properties of an encrypted dataset only with a raw stream; and what it receives with properties,
+        but not raw, is never encrypted.
+        """
+        raw = self.wish.raw
+        if raw is None:
+            raw = self.host.zfs.do("get", "-Hp", "-o", "value", "encryption", source.name).strip() not in ("off", "-")
+        elif not raw:
+            own = self.host.zfs.own_properties(source.name)
+            return [], {key: value for key, value in own.items() if not NOT_FOR_ANOTHER.fullmatch(key)}
+        return (["-p", "-w"] if raw else ["-p"]), {}
 
     def _estimate(self, volume: Volume, source: Dataset, plan: t.Sequence[Step]) -> None:
         """What would be sent, in check mode."""
-        raw = bool(plan) and self._raw(source.name)
+        options = self._manner(source)[0] if plan else []
         for step in plan:
-            done = self.host.run(step.argv(raw, "-n", "-v", "-P"), timeout=300)
+            done = self.host.run(step.argv(*options, "-n", "-v", "-P"), timeout=300)
             if done.rc:
                 raise zfs_failure(done, f"{source.name} cannot be sent", dataset=source.name)
             volume.bytes += parse_estimate(done.stdout + done.stderr)

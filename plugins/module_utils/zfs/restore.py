@@ -37,15 +37,12 @@ from .checkpoint import (
     stamp,
 )
 from .host import PVE, Container, Host, top_section
-from .model import ASIDE, ASIDE_PARENT, Checkpoint, Dataset, Snapshot, aside_name
+from .model import ASIDE, ASIDE_PARENT, NOT_FOR_ANOTHER, Checkpoint, Dataset, Snapshot, aside_name
 from .steps import reached
 from .store import Store
 
-# Properties that only the creation of a dataset takes, or that say where it is.
-_NOT_FOR_A_CLONE = re.compile(
-    r"encryption|keyformat|keylocation|pbkdf2iters|volsize|volblocksize|casesensitivity|normalization|utf8only"
-    r"|version|mlslabel|refquota|canmount|lxcri:.*"
-)
+# What a clone gets by an option of its own.
+_SEPARATELY = ("refquota", "canmount")
 
 
 @dataclass
@@ -294,8 +291,7 @@ def _plan(
         _require_no_proxmox_snapshot(dataset.newer_than(along) if along else _names(dataset), container)
         if safety and set(_bookmarks(dataset)) - set(plan.lost):
             plan.notes.append(f"The bookmarks of {dataset.name} stay with what is set aside.")
-        local = host.zfs.do("get", "-Hp", "-s", "local,received", "-o", "property,value", "all", dataset.name)
-        properties = dict(line.split("\t", 1) for line in local.splitlines() if "\t" in line)
+        properties = host.zfs.own_properties(dataset.name)
         plan.puts.append(
             Put(
                 dataset=dataset.name,
@@ -306,7 +302,11 @@ def _plan(
                 kind=dataset.kind,
                 canmount=properties.get("canmount"),
                 refquota=member.refquota,
-                properties={key: value for key, value in properties.items() if not _NOT_FOR_A_CLONE.fullmatch(key)},
+                properties={
+                    key: value
+                    for key, value in properties.items()
+                    if key not in _SEPARATELY and not NOT_FOR_ANOTHER.fullmatch(key)
+                },
                 mounted=dataset.mounted,
                 resized=dataset.refquota != member.refquota,
                 chain=chain,
