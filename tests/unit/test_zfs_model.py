@@ -6,18 +6,27 @@
 from __future__ import annotations
 
 import string
+import time
+from datetime import datetime, timezone
 
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Completed
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import model
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import expired, finished, unfinished
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import (
+    _batches,
+    expired,
+    finished,
+    stamp,
+    unfinished,
+)
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.failures import zfs_failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.model import Member, Part
 from hypothesis import given
 from hypothesis import strategies as st
 
 A, B = "rpool/data/subvol-101-disk-0", "tank/ct/subvol-101-disk-0"
+PART = Part((Member(A, 8), Member(B)), "sha")
 
 
 def row(name: str, kind: str = "filesystem", **values: str) -> str:
@@ -39,7 +48,7 @@ def snapshot_row(name: str, txg: int, properties: dict[str, str] | None = None, 
 def run_rows(short: str, txg: int, complete: bool = True, members: tuple[str, ...] = (A, B)) -> list[str]:
     """The snapshots of a run that took a checkpoint of 101."""
     run_id = f"id-{short}"
-    properties = model.encode(run_id, {"101": Part((Member(A, 8), Member(B)), "sha")})
+    properties = model.encode(run_id, {"101": PART})
     if complete:
         properties[model.COMPLETE] = run_id
     return [snapshot_row(f"{member}@{short}", txg, properties) for member in members]
@@ -184,6 +193,38 @@ def test_keeping_spares_the_newest_and_what_is_held() -> None:
     assert len(expired(own, {"last": 9}, None, (), 0)[1]) == 5
     with pytest.raises(Failure):
         expired(own, {"last": 1}, "Nowhere/Else", (), 0)
+
+
+@pytest.mark.parametrize("kept_by", [{"userrefs": "1"}, {"clones": "rpool/data/subvol-201-disk-0"}])
+def test_keeping_never_removes_what_is_held_or_has_clones(kept_by: dict[str, str]) -> None:
+    """The hold may be on one volume alone. It neither counts for the rules nor does it go."""
+    rows = [line for number in range(4) for line in run_rows(f"n{number}", number + 1)]
+    rows[1] = snapshot_row(f"{B}@n0", 1, {**model.encode("id-n0", {"101": PART}), model.COMPLETE: "id-n0"}, **kept_by)
+    own = model.checkpoints(parse(*rows))
+    assert [checkpoint.name for checkpoint in expired(own, {"last": 2}, None, (), 10**10)[0]] == ["n1"]
+
+
+def test_long_lists_of_names_are_several_commands() -> None:
+    """One argument has room for 128 KiB."""
+    names = [f"lxcri-{number:054}" for number in range(5000)]
+    batches = list(_batches(names))
+    assert [name for batch in batches for name in batch] == names
+    assert len(batches) > 1
+    assert all(len(",".join(batch)) <= 100_000 for batch in batches)
+    assert list(_batches([])) == []
+
+
+def test_the_name_by_default_is_the_time_in_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        assert stamp(now=1_000_000_000) == "lxcri-20010909T014640Z"
+        assert stamp("mine-", 1_000_000_000) == "mine-20010909T014640Z"
+        now = datetime.strptime(stamp(), "lxcri-%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
+        assert abs(now.timestamp() - time.time()) < 60
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 @pytest.mark.parametrize(
