@@ -1,0 +1,259 @@
+# Copyright (c) lxcri.proxmox contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What protects data and containers, each rule by itself, on the ZFS that is kept in memory."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import itertools
+import json
+import re
+import typing as t
+from pathlib import Path
+
+import pytest
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
+from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Completed
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import freeze, host, journal, restore
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import (
+    Outcome,
+    prune,
+    snapshot_all,
+    take,
+)
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.clone import Target, clone
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.declared import containers_meant
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.model import COMPLETE
+from ansible_collections.lxcri.proxmox.tests.unit.test_zfs_restore import DATA, LOSE, ROOT, VOLUMES, Lab, Volume
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    """The container web with the complete checkpoints one and two."""
+    numbers = itertools.count()
+    monkeypatch.setattr(restore, "stamp", lambda prefix: f"{prefix}{next(numbers)}")
+    monkeypatch.setattr(freeze, "MARKS", str(tmp_path / "frozen"))
+    return Lab(tmp_path)
+
+
+class Watched:
+    """Passes commands on to the world and writes them down, those of the process that freezes as well."""
+
+    def __init__(self, lab: Lab, path: Path, fails: str = "") -> None:
+        self.world, self.path, self.fails = lab.world, path / "commands", fails
+        lab.host.run = lab.host.zfs.run = self
+
+    def __call__(self, argv: t.Sequence[str], stdin: str | None = None, timeout: float | None = None) -> Completed:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(list(argv)) + "\n")
+        if argv[0] == self.fails:
+            return Completed(tuple(argv), 1, "", "it does not want to")
+        return self.world(argv, stdin, timeout)
+
+    def commands(self, *wanted: str) -> list[str]:
+        """The commands that begin with one of these words, without what differs from run to run."""
+        lines = [" ".join(json.loads(line)) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        lines = [re.sub(r" -o \S+", "", line) for line in lines]
+        return [line for line in lines if line.startswith(wanted)]
+
+
+def take_one(lab: Lab, name: str | None) -> Outcome:
+    [outcome] = take(lab.host, lab.store, ["web"], name)
+    return outcome
+
+
+def refused(code: str, work: t.Callable[[], t.Any]) -> Failure:
+    with pytest.raises(Failure) as failed:
+        work()
+    assert failed.value.code == code
+    return failed.value
+
+
+def interrupt(lab: Lab, name: str) -> None:
+    """Make a checkpoint one whose run was killed."""
+    for dataset in VOLUMES:
+        del lab.world.snap(f"{dataset}@{name}").properties[COMPLETE]
+
+
+def pruned(lab: Lab, last: int) -> list[str]:
+    [outcome] = prune(lab.host, lab.store, ["web"], {"last": last}, prefix="")
+    return [change["key"] for change in outcome.plan]
+
+
+# --------------------------------------------------------------------------------------------------------- taking
+
+
+def test_it_is_frozen_then_synced_then_snapshot(lab: Lab, tmp_path: Path) -> None:
+    watched = Watched(lab, tmp_path)
+    outcome = take_one(lab, "three")
+    assert watched.commands("lxc-freeze", "lxc-unfreeze", "sync", "zfs snapshot", "zfs set") == [
+        "lxc-freeze -n web",
+        f"sync --file-system /{ROOT} /{DATA}",
+        f"zfs snapshot {ROOT}@three {DATA}@three",
+        "lxc-unfreeze -n web",
+        watched.commands("zfs set")[0],
+    ]
+    assert set(outcome.timings) == {"freeze", "sync", "zfs", "frozen", "total"}
+    assert sum(outcome.timings[kind] for kind in ("freeze", "sync", "zfs")) <= outcome.timings["total"]
+
+
+def test_what_cannot_be_synced_is_no_checkpoint(lab: Lab, tmp_path: Path) -> None:
+    watched = Watched(lab, tmp_path, fails="sync")
+    before = lab.world.state()
+    refused("sync_failed", lambda: take_one(lab, "three"))
+    assert lab.world.state() == before
+    assert watched.commands("lxc-unfreeze", "zfs snapshot") == ["lxc-unfreeze -n web"]
+    assert lab.store.names("web") == ["one", "two"]
+
+
+def test_what_a_killed_run_has_left_frozen_is_thawed_first(lab: Lab, tmp_path: Path) -> None:
+    """With its guard killed as well, LXC says FROZEN and nothing but the mark tells whose doing that was."""
+    watched = Watched(lab, tmp_path)
+    (tmp_path / "frozen").mkdir()
+    (tmp_path / "frozen/web").touch()
+    take_one(lab, "three")
+    assert [line.split()[0] for line in watched.commands("lxc-freeze", "lxc-unfreeze")] == [
+        "lxc-unfreeze",
+        "lxc-freeze",
+        "lxc-unfreeze",
+    ]
+
+
+def test_the_name_by_default(lab: Lab) -> None:
+    assert re.fullmatch(r"lxcri-\d{8}T\d{6}Z", take_one(lab, None).name or "")
+
+
+# ------------------------------------------------------------------------------------------------------- removing
+
+
+def test_an_interrupted_one_neither_counts_nor_goes(lab: Lab) -> None:
+    interrupt(lab, "two")
+    snapshot_all(lab.host, lab.store, [lab.host.container("web")], "three")
+    assert pruned(lab, 2) == []
+    assert pruned(lab, 1) == ["one"]
+    assert [snap.short for snap in lab.world.volumes[DATA].snaps] == ["two", "three"]
+
+
+def test_a_safety_checkpoint_neither_counts_nor_goes(lab: Lab) -> None:
+    snapshot_all(lab.host, lab.store, [lab.host.container("web")], "safe", safety=True)
+    assert pruned(lab, 2) == []
+    assert pruned(lab, 1) == ["one"]
+    assert [snap.short for snap in lab.world.volumes[DATA].snaps] == ["two", "safe"]
+
+
+# ------------------------------------------------------------------------------------------------------ restoring
+
+
+def test_by_default_an_interrupted_one_is_passed_over(lab: Lab) -> None:
+    interrupt(lab, "two")
+    assert lab.restore(None, mode="clone", check_mode=True)["name"] == "one"
+    lab.store.save("web", "one", {"config": "lxc.uts.name = web\n"})
+    assert clone(lab.host, lab.store, "web", None, Target("web2"), check_mode=True).name == "one"
+    refused("checkpoint_incomplete", lambda: lab.restore("two"))
+    refused("checkpoint_missing", lambda: clone(lab.host, lab.store, "web", "two", Target("web2"), check_mode=True))
+
+
+def test_one_that_lacks_a_volume_is_not_restored(lab: Lab) -> None:
+    lab.world.act(["zfs", "destroy", f"{DATA}@two"])
+    before = lab.world.state()
+    assert refused("checkpoint_incomplete", lambda: lab.restore("two")).details["dataset"] == DATA
+    assert lab.world.state() == before
+
+
+@pytest.mark.parametrize("mode", ["rollback", "clone"])
+def test_the_safety_checkpoint_is_held(lab: Lab, mode: str) -> None:
+    safety = lab.restore("one", mode=mode, lose=LOSE if mode == "rollback" else [])["safety"]
+    kept = [snap for volume in lab.world.volumes.values() for snap in volume.snaps if snap.short == safety]
+    assert [snap.holds for snap in kept] == [{"lxcri:safety"}] * 2
+
+
+def test_a_lock_that_somebody_holds(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lab.host, "locked", functools.partial(lab.host.locked, timeout=0.1))
+    before = lab.world.state()
+    with open(lab.host.lock_pattern.format("web"), "a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        refused("lock_timeout", lambda: lab.restore("two"))
+    assert lab.world.state() == before
+    assert journal.read(lab.store, "web") is None
+    lab.restore("two")
+
+
+def test_another_restore_that_is_under_way(lab: Lab) -> None:
+    before = lab.world.state()
+    with journal.working(lab.store, ["web"]):
+        refused("restore_running", lambda: lab.restore("two"))
+    assert lab.world.state() == before
+
+
+def test_a_container_that_was_changed_meanwhile(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between looking at it and holding its lock."""
+    whole = lab.host.locked
+
+    def locked(*arguments: t.Any) -> t.ContextManager[None]:
+        lab.world.running = False
+        return whole(*arguments)
+
+    monkeypatch.setattr(lab.host, "locked", locked)
+    refused("changed_meanwhile", lambda: lab.restore("two"))
+    assert lab.world.data() == ["three"] * 2
+    assert journal.read(lab.store, "web") is None
+
+
+def test_a_volume_below_that_the_checkpoint_does_not_have(lab: Lab) -> None:
+    lab.world.volumes[f"{ROOT}/new"] = Volume()
+    before = lab.world.state()
+    failure = refused("has_children", lambda: lab.restore("two"))
+    assert f"{ROOT}/new" in failure.message
+    assert lab.world.state() == before
+
+
+def test_in_place_the_quota_and_the_mounts_are_those_of_before(lab: Lab, tmp_path: Path) -> None:
+    """ZFS does not roll a quota back, and what the kernel has of the files in its caches is stale."""
+    watched = Watched(lab, tmp_path)
+    lab.world.volumes[DATA].properties["refquota"] = "4096"
+    lab.restore("two", safety=False)
+    assert lab.world.volumes[DATA].properties["refquota"] == "none"
+    assert watched.commands("zfs rollback", "zfs unmount", "zfs mount") == [
+        f"zfs rollback {ROOT}@two",
+        f"zfs rollback {DATA}@two",
+        f"zfs unmount {DATA}",
+        f"zfs unmount {ROOT}",
+        f"zfs mount {ROOT}",
+        f"zfs mount {DATA}",
+    ]
+
+
+def test_one_that_does_not_stop(lab: Lab, tmp_path: Path) -> None:
+    before = lab.world.state()
+    Watched(lab, tmp_path, fails="lxc-stop")
+    refused("stop_failed", lambda: lab.restore("two"))
+    assert lab.world.state() == before
+    assert journal.read(lab.store, "web") is None
+
+
+def test_one_that_does_not_start(lab: Lab, tmp_path: Path) -> None:
+    """Its volumes are in place; the next run tries again."""
+    watched = Watched(lab, tmp_path, fails="lxc-start")
+    refused("start_failed", lambda: lab.restore("two"))
+    assert lab.world.data() == ["two"] * 2
+    watched.fails = ""
+    assert lab.recover()[0]["changed"]
+    lab.settled()
+
+
+def test_a_container_is_made_only_of_a_checkpoint_with_its_configuration(lab: Lab) -> None:
+    refused("config_missing", lambda: clone(lab.host, lab.store, "web", "two", Target("web2"), check_mode=True))
+
+
+# --------------------------------------------------------------------------------------------------------- others
+
+
+def test_another_pattern(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "PVE", str(tmp_path / "none"))
+    params = {"vmids": ["web"], "datasets": [], "dataset_pattern": "tank/containers/<id>/data"}
+    found, ids = containers_meant(params, lab.world)
+    assert ids == found.ids() == ["web"]
+    assert found.container("web").datasets == (DATA,)
+    refused("container_missing", lambda: found.container("data"))
