@@ -19,13 +19,14 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import freeze, host, journal, restore
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import (
     Outcome,
+    expired,
     prune,
     snapshot_all,
     take,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.clone import Target, clone
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.declared import containers_meant
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.model import COMPLETE
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.model import COMPLETE, Checkpoint, Part
 from ansible_collections.lxcri.proxmox.tests.unit.test_zfs_restore import DATA, LOSE, ROOT, VOLUMES, Lab, Volume
 
 
@@ -141,6 +142,17 @@ def test_a_safety_checkpoint_neither_counts_nor_goes(lab: Lab) -> None:
     assert pruned(lab, 2) == []
     assert pruned(lab, 1) == ["one"]
     assert [snap.short for snap in lab.world.volumes[DATA].snaps] == ["two", "safe"]
+
+
+def test_two_of_one_name_are_two(lab: Lab) -> None:
+    """As when one was set aside and another taken. What tells them apart is the run that took them."""
+    own = [
+        Checkpoint("web", name, run_id, place, place, Part(()), (), complete=True)
+        for place, (name, run_id) in enumerate([("same", "a"), ("other", "b"), ("same", "c"), ("last", "d")])
+    ]
+    assert [c.id for c in expired(own, {"last": 2}, None, (), 10**10)[0]] == ["a", "b"]
+    assert [c.id for c in expired(own, {"last": 3}, None, (), 10**10)[0]] == ["a"]
+    assert [c.id for c in expired(own, {"last": 1}, None, ["same"], 10**10)[0]] == ["b"]
 
 
 # ------------------------------------------------------------------------------------------------------ restoring

@@ -825,26 +825,20 @@ def expired(
     Raises:
         Failure: ``invalid_option``: a rule or a time zone that is none.
     """
-    entries = {
-        checkpoint.name: Entry(
-            checkpoint.name,
-            checkpoint.created,
-            protected=bool(checkpoint.holds or checkpoint.clones),
-            order=place,
-        )
-        for place, checkpoint in enumerate(own)
-    }
+    # The run that took it is what tells one from another: names can be equal, when one of them was set aside.
+    entries = [Entry(c.id, c.created, protected=bool(c.holds or c.clones), order=place) for place, c in enumerate(own)]
     try:
-        verdicts = retain(entries.values(), keep, timezone)
+        verdicts = retain(entries, keep, timezone)
     except ValueError as error:
         raise Failure("invalid_option", f"keep: {error}.") from None
-    gone = {verdict.entry.identity for verdict in verdicts if not verdict.keep} - set(spare)
-    newest = own[-1].name if own else None
+    kept = {verdict.entry.identity for verdict in verdicts if verdict.keep} | {c.id for c in own[-1:]}
+    early = {entry.identity for entry in future_dated(entries, now)}
     notes = [
-        f"{entry.identity} is dated in the future and takes the place of one that is really the newest."
-        for entry in future_dated(entries.values(), now)
+        f"{c.name} is dated in the future and takes the place of one that is really the newest."
+        for c in own
+        if c.id in early
     ]
-    return [c for c in own if c.name in gone and c.name != newest], notes
+    return [c for c in own if c.id not in kept and c.name not in spare], notes
 
 
 # -------------------------------------------------------------------------------------------------------- holding
