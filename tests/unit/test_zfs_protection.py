@@ -147,7 +147,7 @@ def test_a_safety_checkpoint_neither_counts_nor_goes(lab: Lab) -> None:
 def test_two_of_one_name_are_two(lab: Lab) -> None:
     """As when one was set aside and another taken. What tells them apart is the run that took them."""
     own = [
-        Checkpoint("web", name, run_id, place, place, Part(()), (), complete=True)
+        Checkpoint("web", name, run_id, place, Part(()), (), complete=True)
         for place, (name, run_id) in enumerate([("same", "a"), ("other", "b"), ("same", "c"), ("last", "d")])
     ]
     assert [c.id for c in expired(own, {"last": 2}, None, (), 10**10)[0]] == ["a", "b"]
