@@ -164,3 +164,80 @@ def test_what_a_killed_guard_has_left(make: t.Callable[..., Containers]) -> None
     assert thaw_leftovers(None, lxc) == ["b"]
     assert lxc.states() == ["RUNNING", "RUNNING"]
     assert marks() == []
+
+
+class Trouble(Containers):
+    """Some of them do not thaw, or not as one would think."""
+
+    def __init__(self, path: Path, *names: str) -> None:
+        super().__init__(path, *names)
+        self.stuck: dict[str, str] = {}
+
+    def __call__(self, argv: t.Sequence[str], stdin: str | None = None, timeout: float | None = None) -> Completed:
+        verb, name = argv[0], argv[2]
+        how = self.stuck.get(name)
+        if verb == "lxc-unfreeze" and how == "slow":
+            raise Failure("command_timeout", "It did not end.")
+        if verb == "lxc-unfreeze" and how:
+            return Completed(tuple(argv), 1, "", "it does not thaw")
+        if verb == "lxc-freeze" and how == "broken off":
+            self.put(name, "FREEZING")
+            raise Failure("command_timeout", "lxc-freeze did not end in 30 seconds.")
+        if verb == "lxc-cgroup":
+            assert argv[3:] == ["cgroup.freeze", "0"]
+            (self.path / name).write_text("RUNNING", encoding="ascii")
+            return Completed(tuple(argv), 0, "", "")
+        return super().__call__(argv, stdin, timeout)
+
+
+@pytest.mark.parametrize("how", ["refused", "slow"])
+def test_one_that_does_not_thaw(make: t.Callable[..., Containers], tmp_path: Path, how: str) -> None:
+    """The task says so, all others are thawed, and a later run tries again."""
+    lxc = Trouble(tmp_path / "trouble", "a", "b", "c")
+    make()
+    lxc.stuck = {"a": how}
+    with pytest.raises(Failure) as failed, Frozen(["a", "b", "c"], lxc):
+        pass
+    assert failed.value.code == "thaw_failed"
+    assert failed.value.details["containers"] == ["a"]
+    assert lxc.states() == ["FROZEN", "RUNNING", "RUNNING"]
+    assert marks() == ["a"]
+    with pytest.raises(Failure) as failed:
+        thaw_leftovers(run=lxc)
+    assert failed.value.code == "thaw_failed"
+    lxc.stuck.clear()
+    assert thaw_leftovers(run=lxc) == ["a"]
+    assert lxc.states() == ["RUNNING"] * 3
+    assert marks() == []
+
+
+def test_freezing_that_was_broken_off(make: t.Callable[..., Containers], tmp_path: Path) -> None:
+    """Releases of LXC before 6.0 do not thaw what is not frozen yet."""
+    lxc = Trouble(tmp_path / "trouble", "a", "b")
+    make()
+    lxc.stuck = {"b": "broken off"}
+    with pytest.raises(Failure) as failed, Frozen(["a", "b"], lxc):
+        pass
+    assert failed.value.code == "freeze_failed"
+    assert "30 seconds" in failed.value.message
+    assert lxc.states() == ["RUNNING"] * 2
+    assert marks() == []
+
+
+def test_freezing_counts_for_the_limit(make: t.Callable[..., Containers], tmp_path: Path) -> None:
+    """The first of many stands still while the others are frozen."""
+
+    class Slow(Containers):
+        def __call__(self, argv: t.Sequence[str], stdin: str | None = None, timeout: float | None = None) -> Completed:
+            if argv[0] == "lxc-freeze":
+                time.sleep(0.2)
+            return super().__call__(argv, stdin, timeout)
+
+    names = [f"n{number}" for number in range(20)]
+    lxc = Slow(tmp_path / "slow", *names)
+    make()
+    with pytest.raises(Failure) as failed, Frozen(names, lxc, limit=0.5):
+        pass
+    assert failed.value.code == "freeze_failed"
+    assert set(lxc.states()) == {"RUNNING"}
+    assert marks() == []

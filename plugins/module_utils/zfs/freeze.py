@@ -9,6 +9,7 @@ import contextlib
 import os
 import select
 import signal
+import time
 import typing as t
 
 from ..api.errors import Failure
@@ -29,29 +30,57 @@ def thaw_leftovers(names: t.Iterable[str] | None = None, run: Run = run_here) ->
     """Thaw containers that a killed run has left frozen, and say which. The caller holds their locks.
 
     names: look at these only; None for all.
+
+    Raises:
+        Failure: ``thaw_failed``, after all of them were tried.
     """
-    try:
-        marked = sorted(os.listdir(MARKS))
-    except FileNotFoundError:
-        return []
-    found = [name for name in marked if names is None or name in set(names)]
+    found = _marked(names)
     for name in found:
         _thaw(name, run)
+    _require_thawed(found)
     return found
 
 
+def _marked(names: t.Iterable[str] | None = None) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(MARKS) if names is None or name in set(names))
+    except FileNotFoundError:
+        return []
+
+
 def _thaw(name: str, run: Run) -> None:
+    """Thaw a container. The mark of one that stands still even so stays, so that a later run tries again."""
+    with contextlib.suppress(Failure, FileNotFoundError):
+        if _goes_on(name, run):
+            os.unlink(os.path.join(MARKS, name))
+
+
+def _goes_on(name: str, run: Run) -> bool:
     run(["lxc-unfreeze", "-n", name], timeout=60)
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(MARKS, name))
+    state = state_of(run, name)
+    if state == "FREEZING":
+        # Its freezing was broken off. LXC before 6.0 thaws only what is frozen (do_lxcapi_unfreeze of lxccontainer.c).
+        return not run(["lxc-cgroup", "-n", name, "cgroup.freeze", "0"], timeout=30).rc
+    return state != "FROZEN"
+
+
+def _require_thawed(names: t.Iterable[str]) -> None:
+    left = _marked(names)
+    if left:
+        raise Failure(
+            "thaw_failed",
+            f"Still frozen: {', '.join(left)}.",
+            f"Try 'lxc-unfreeze -n {left[0]}', and see 'dmesg'. Its next checkpoint tries to thaw it as well.",
+            containers=left,
+        )
 
 
 class Frozen:
     """A context in which containers stand still.
 
     A process of its own, in a session of its own, freezes them, waits for the end of this one's interest, and thaws
-    them. It notices the death of this process, a SIGKILL included, by the end of a pipe; and it waits LIMIT seconds at
-    most. Containers that are frozen already stay so.
+    them. It notices the death of this process, a SIGKILL included, by the end of a pipe; and it thaws them LIMIT
+    seconds after it began to freeze them at the latest. Containers that are frozen already stay so.
     """
 
     def __init__(self, names: t.Sequence[str], run: Run = run_here, limit: float = LIMIT) -> None:
@@ -76,9 +105,11 @@ class Frozen:
         answer = os.read(self._answer, 4096)
         if answer != b"frozen":
             self._close()
+            left = _marked(self.names)
             raise Failure(
                 "freeze_failed",
-                f"The containers could not be frozen: {answer.decode(errors='replace') or 'the guard has died'}.",
+                f"The containers could not be frozen: {answer.decode(errors='replace') or 'the guard has died'}."
+                + (f" Still frozen: {', '.join(left)}." if left else ""),
                 "See 'lxc-info' for their states.",
                 containers=self.names,
             )
@@ -91,6 +122,7 @@ class Frozen:
         self._wish = -1
         answer = os.read(self._answer, 4096)
         self._close()
+        _require_thawed(self.names)
         if kind is None and answer != b"thawed":
             raise Failure(
                 "freeze_timeout",
@@ -126,20 +158,37 @@ def _guard(names: t.Sequence[str], wish: int, answer: int, run: Run, limit: floa
 def _hold(names: t.Sequence[str], wish: int, answer: int, run: Run, limit: float) -> None:
     os.makedirs(MARKS, mode=0o700, exist_ok=True)
     frozen: list[str] = []
-    result = b"frozen"
+    deadline = time.monotonic() + limit
+    in_time = False
     try:
-        for name in names:
-            if state_of(run, name) != "RUNNING":
-                continue
-            with open(os.path.join(MARKS, name), "w", encoding="ascii"):
-                frozen.append(name)
-            done = run(["lxc-freeze", "-n", name], timeout=30)
-            if done.rc:
-                result = f"{name}: {done.stderr.strip()[-300:]}".encode()
-                break
-        os.write(answer, result)
-        in_time = bool(select.select([wish], [], [], limit if result == b"frozen" else 0)[0])
+        result = _freeze(names, frozen, wish, run, deadline)
+        os.write(answer, result.encode())
+        if result == "frozen":
+            in_time = bool(select.select([wish], [], [], max(0.0, deadline - time.monotonic()))[0])
     finally:
         for name in frozen:
             _thaw(name, run)
     os.write(answer, b"thawed" if in_time else b"late")
+
+
+def _freeze(names: t.Sequence[str], frozen: list[str], wish: int, run: Run, deadline: float) -> str:
+    """Freeze containers one after the other; says ``frozen``, or why they are not.
+
+    frozen: gets the names of those that have to be thawed.
+    """
+    for name in names:
+        try:
+            if state_of(run, name) not in ("RUNNING", "FREEZING"):
+                continue
+            with open(os.path.join(MARKS, name), "w", encoding="ascii"):
+                frozen.append(name)
+            done = run(["lxc-freeze", "-n", name], timeout=30)
+        except Failure as failure:
+            return f"{name}: {failure.message.rstrip('.')}"
+        if done.rc:
+            return f"{name}: {done.stderr.strip()[-300:]}"
+        if time.monotonic() > deadline:
+            return "it took too long"
+        if select.select([wish], [], [], 0)[0]:
+            return "who asked for it has died"
+    return "frozen"
