@@ -20,8 +20,7 @@ description:
   - A stream that breaks off is resumed by the next run.
   - A replica has all properties of the volume, but is read-only and not mounted. It is called O(target), V(/) and the
     whole name of the dataset, so that no two replicas can have the same name.
-  - The configuration of each checkpoint goes with it to C(/var/lib/lxcri) of the other machine, or to
-    C(/var/lib/lxcri/replicas) when it is the same.
+  - The configuration of each checkpoint goes with it, to C(/var/lib/lxcri/replicas) of the machine that has the target.
   - A container that fails does not stop the others. The task fails at the end and names all that failed.
 seealso:
   - module: lxcri.proxmox.zfs_checkpoint

@@ -161,7 +161,6 @@ def test_two_of_one_name_are_two(lab: Lab) -> None:
 def test_by_default_an_interrupted_one_is_passed_over(lab: Lab) -> None:
     interrupt(lab, "two")
     assert lab.restore(None, mode="clone", check_mode=True)["name"] == "one"
-    lab.store.save("web", "one", {"config": "lxc.uts.name = web\n"})
     assert clone(lab.host, lab.store, "web", None, Target("web2"), check_mode=True).name == "one"
     refused("checkpoint_incomplete", lambda: lab.restore("two"))
     refused("checkpoint_missing", lambda: clone(lab.host, lab.store, "web", "two", Target("web2"), check_mode=True))
@@ -256,6 +255,7 @@ def test_one_that_does_not_start(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_a_container_is_made_only_of_a_checkpoint_with_its_configuration(lab: Lab) -> None:
+    lab.store.remove("web", "two")
     refused("config_missing", lambda: clone(lab.host, lab.store, "web", "two", Target("web2"), check_mode=True))
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
-from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Completed
+from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Completed, run_here
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import replicate as module
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.host import LxcHost, Zfs
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.model import Dataset, Snapshot
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.replicate import (
@@ -36,6 +37,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.replicate import
     token_guid,
     transfer,
 )
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.store import Store
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -320,7 +322,7 @@ def test_files_on_this_machine(tmp_path: Path) -> None:
     target = Target("backup/replica")
     files = FilesThere(target, str(tmp_path))
     files.save_all({("101", "a"): {"config": "arch: amd64\n"}, ("101", "b"): {"config": "x\n"}})
-    root = tmp_path / "replicas" / target.label / "checkpoints/101"
+    root = tmp_path / "replicas/backup%replica/checkpoints/101"
     assert (root / "a/config").read_text() == "arch: amd64\n"
     files.remove("101", "a")
     files.flush()
@@ -337,6 +339,9 @@ def test_files_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(Target, "run", lambda _self: run)
     files = FilesThere(Target("backup/replica", ("ssh", "pve2")), str(tmp_path))
     files.save_all({("101", "a"): {"config": "odd \udcff\n", "record": "{}"}})
+    there = "/var/lib/lxcri/replicas/backup%replica"
+    # Nothing stays of one of that name that was there before.
+    assert asked[0][0][-2:] == [there, "checkpoints/101/a"]
     with tarfile.open(fileobj=io.BytesIO(base64.b64decode(asked[0][1] or ""))) as archive:
         modes = {member.name: stat.S_IMODE(member.mode) for member in archive.getmembers()}
         content = archive.extractfile("checkpoints/101/a/config")
@@ -356,7 +361,24 @@ def test_files_on_another_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     files.flush()
     files.flush()
     assert len(asked) == 2
-    assert asked[1][0][-4:] == ["/var/lib/lxcri/checkpoints/101/a", "101", "/var/lib/lxcri/checkpoints/101/b", "101"]
+    assert asked[1][0] == ["rm", "-rf", "--", f"{there}/checkpoints/101/a", f"{there}/checkpoints/101/b"]
+
+
+def test_files_arrive_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And those of a checkpoint of the same name, of the other machine's own, stay."""
+    monkeypatch.setattr(Target, "run", lambda _self: run_here)
+    monkeypatch.setattr(module, "STATE", str(tmp_path))
+    own = Store(str(tmp_path))
+    own.save("101", "a", {"config": "its own", "record": "{}"})
+    files = FilesThere(Target("backup/replica", ("ssh", "pve2")), "/nowhere")
+    for texts in ({"config": "old", "firewall": "old"}, {"config": "new"}):
+        files.save_all({("101", "a"): texts})
+        assert Store(files.state).load("101", "a") == texts
+    assert own.load("101", "a") == {"config": "its own", "record": "{}"}
+    files.remove("101", "a")
+    files.flush()
+    assert Store(files.state).names("101") == []
+    assert own.names("101") == ["a"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import typing as t
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import declared,
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import restore as module
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import Outcome, hold, snapshot_all, take
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.clone import Target, clone
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.host import LxcHost, Zfs
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.host import Container, LxcHost, Zfs
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.model import ASIDE_PARENT, COLUMNS
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.recovery import recover
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.restore import _merged, restore
@@ -163,6 +163,8 @@ class World:
         for name in names:
             dataset, short = name.split("@")
             volume = self.volumes[dataset]
+            if any(snap.short == short for snap in volume.snaps):
+                raise RefusedError(f"cannot create snapshot '{name}': dataset already exists")
             volume.snaps.append(Snap(short, next(self.numbers), volume.data, dict(properties)))
 
     def zfs_set(self, argv: list[str]) -> None:
@@ -274,7 +276,9 @@ class World:
 
 
 class Node(LxcHost):
-    """A host whose files are in a directory."""
+    """A host whose files are in a directory. firewall: the rules of each container."""
+
+    firewall = ""
 
     def __init__(self, world: World, path: Path) -> None:
         super().__init__(Zfs(world), world)
@@ -283,6 +287,9 @@ class Node(LxcHost):
 
     def config_path(self, container_id: str) -> str:
         return str(self.path / f"lxc/{container_id}/config")
+
+    def container(self, container_id: str) -> Container:
+        return replace(super().container(container_id), firewall=self.firewall)
 
 
 class Lab:
@@ -675,6 +682,47 @@ def test_a_volume_that_the_container_has_no_more(make: t.Callable[[], Lab]) -> N
         lab.restore(None)
     assert failed.value.code == "volume_missing"
     assert failed.value.details["dataset"] == DATA
+
+
+def test_the_files_of_another_checkpoint(make: t.Callable[[], Lab]) -> None:
+    """Of another machine, or of another container of that id. None is taken for that of the checkpoint."""
+    lab = make()
+    before = lab.world.state()
+    lab.store.save("web", "two", {"config": "of another one", "record": "{}"})
+    for check_mode in (True, False):
+        with pytest.raises(Failure) as failed:
+            lab.restore("two", config="restore", check_mode=check_mode)
+        assert failed.value.code == "config_missing"
+    with pytest.raises(Failure) as failed:
+        clone(lab.host, lab.store, "web", "two", Target("other"), False)
+    assert failed.value.code == "config_missing"
+    assert lab.world.state() == before
+    assert lab.restore("two")["changed"]
+
+
+def test_firewall_rules_that_came_later(make: t.Callable[[], Lab]) -> None:
+    lab = make()
+    lab.host.firewall = "[RULES]\n"
+    plan = lab.restore("two", config="restore", check_mode=True)["plan"]
+    assert {"key": "firewall", "before": "[RULES]\n", "after": ""} in plan
+
+
+def test_what_an_older_one_of_the_name_has_left(make: t.Callable[[], Lab]) -> None:
+    lab = make()
+    lab.store.save("web", "three", {"config": "old", "firewall": "old", "record": "old"})
+    snapshot_all(lab.host, lab.store, [lab.host.container("web")], "three")
+    files = lab.store.load("web", "three")
+    assert sorted(files) == ["config", "record"]
+    assert "old" not in files.values()
+
+
+def test_a_name_that_another_process_took_meanwhile(make: t.Callable[[], Lab]) -> None:
+    """Its files stay."""
+    lab = make()
+    before = lab.store.load("web", "two")
+    with pytest.raises(Failure):
+        snapshot_all(lab.host, lab.store, [lab.host.container("web")], "two")
+    assert lab.store.load("web", "two") == before
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,29 @@ def _record(container: str, name: str, store: Store) -> dict[str, t.Any]:
     return record if isinstance(record, dict) else {}
 
 
+def _digest(config: str) -> str:
+    return hashlib.sha256(config.encode(errors="surrogateescape")).hexdigest()
+
+
+def files_of(checkpoint: Checkpoint, store: Store) -> dict[str, str]:
+    """The configuration and the firewall rules that belong to a checkpoint; empty ones are left out.
+
+    Raises:
+        Failure: ``config_missing``: what there is of that name, if anything, belongs to another checkpoint.
+    """
+    files = store.load(checkpoint.container, checkpoint.name)
+    config = files.get("config")
+    if config is None or (checkpoint.method == "zfs" and _digest(config) != checkpoint.part.config):
+        raise Failure(
+            "config_missing",
+            f"The configuration that belongs to the checkpoint {checkpoint.name} of {checkpoint.container} is not on "
+            "this machine.",
+            f"It is expected in {store.directory(checkpoint.container, checkpoint.name)}.",
+            container=checkpoint.container,
+        )
+    return files
+
+
 def _with_record(checkpoint: Checkpoint, store: Store) -> Checkpoint:
     record = _record(checkpoint.container, checkpoint.name, store)
     if record.get("id") != checkpoint.id:
@@ -531,7 +554,8 @@ def _undone(host: Host, store: Store, parts: t.Mapping[str, Part], name: str, ru
             if snapshot and snapshot.properties.get(ID) == run_id:
                 host.run(["zfs", "destroy", snapshot.name], timeout=60)
         for container in parts:
-            store.remove(container, name)
+            if _record(container, name, store).get("id") in (None, run_id):
+                store.remove(container, name)
         raise
 
 
@@ -539,7 +563,7 @@ def _parts(containers: t.Sequence[Container], datasets: t.Mapping[str, Dataset])
     return {
         container.id: Part(
             tuple(Member(dataset, datasets[dataset].refquota) for dataset in container.datasets),
-            hashlib.sha256(container.config.encode(errors="surrogateescape")).hexdigest(),
+            _digest(container.config),
         )
         for container in containers
     }

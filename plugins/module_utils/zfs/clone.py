@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from ..api.errors import Failure
 from ..node.files import read_text
 from . import journal
-from .checkpoint import Outcome, known, missing, require_volumes
+from .checkpoint import Outcome, files_of, known, missing, require_volumes
 from .host import Host, top_section
 from .model import Checkpoint, Dataset
 from .steps import reached
@@ -59,14 +59,7 @@ def clone(host: Host, store: Store, source: str, name: str | None, target: Targe
         raise missing(source, name, sets[source])
     outcome = Outcome(target.id, chosen.name, method="zfs", checkpoint=chosen)
     volumes = _new_volumes(host, chosen, datasets, source, target.id)
-    files = store.load(source, chosen.name)
-    if "config" not in files:
-        raise Failure(
-            "config_missing",
-            f"The configuration that belongs to the checkpoint {chosen.name} of {source} is not on this machine.",
-            f"It is expected in {store.directory(source, chosen.name)}.",
-            container=source,
-        )
+    files = files_of(chosen, store)
     outcome.add(target.id, None, f"clone of {source}@{chosen.name}")
     text, notes = _new_config(host, files["config"], source, target, volumes)
     outcome.notes += notes

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import typing as t
 
 from ..api.errors import Failure
@@ -80,7 +81,9 @@ def dump(run: Run, container: Container, files: str) -> None:
         Failure: ``memory_failed``.
     """
     directory = directory_of(files)
-    os.makedirs(directory, mode=0o700, exist_ok=True)
+    # Of a checkpoint of the same name, of which something can be left.
+    shutil.rmtree(directory, ignore_errors=True)
+    os.makedirs(directory, mode=0o700)
     _lxc_checkpoint(run, container.id, ["-D", directory], "saved")
 
 

@@ -30,7 +30,7 @@ from ..api.errors import Failure, combined
 from ..node.commands import Completed, Run, environment, run_here, run_over_ssh
 from .checkpoint import destroy, expired, known, require_volumes
 from .failures import zfs_failure
-from .host import PVE, Container, Host, Zfs
+from .host import Container, Host, Zfs
 from .model import NOT_FOR_ANOTHER, SOURCE, Checkpoint, Dataset, Snapshot, checkpoints
 from .steps import reached
 from .store import STATE, Store
@@ -402,13 +402,14 @@ def _broken(
 
 
 class FilesThere(Store):
-    """The files of replicated checkpoints. On another machine they are with its own; here they are kept apart, since
-    those of the container go with its checkpoints, of which the target may keep more."""
+    """The files of replicated checkpoints. They are kept apart from those of the target's own containers, of which one
+    can have the same id; and from those of the source, whose files go with its checkpoints."""
 
     def __init__(self, target: Target, state: str) -> None:
-        super().__init__(STATE if target.ssh else os.path.join(state, "replicas", target.label))
+        # No name in ZFS has a percent sign in it.
+        super().__init__(os.path.join(STATE if target.ssh else state, "replicas", target.prefix.replace("/", "%")))
         self.target = target
-        self.doomed: list[tuple[str, str]] = []
+        self.doomed: list[str] = []
 
     def save_all(self, files: t.Mapping[tuple[str, str], t.Mapping[str, str]]) -> None:
         """Keep the files of checkpoints, which are named by container and name.
@@ -421,8 +422,9 @@ class FilesThere(Store):
                 self.save(container, name, texts)
             return
         text = base64.b64encode(self._archive(files)).decode()
-        script = 'umask 077 && mkdir -p "$1" && base64 -d | tar -x -p -f - -C "$1"'
-        done = self.target.run()(["sh", "-c", script, "sh", self.state], stdin=text, timeout=120)
+        script = 'umask 077 && mkdir -p "$1" && cd "$1" && shift && rm -rf -- "$@" && base64 -d | tar -x -p -f -'
+        old = [os.path.relpath(self.directory(*key), self.state) for key in files]
+        done = self.target.run()(["sh", "-c", script, "sh", self.state, *old], stdin=text, timeout=120)
         if done.rc:
             raise Failure(
                 "files_not_copied",
@@ -457,20 +459,15 @@ class FilesThere(Store):
     def remove(self, container: str, name: str) -> None:
         """Remove the files of a checkpoint; on another machine only by ``flush``."""
         if self.target.ssh:
-            self.doomed.append((container, name))
+            self.doomed.append(self.directory(container, name))
         else:
             super().remove(container, name)
 
     def flush(self) -> None:
-        """Remove on the other machine what was to be removed, unless the container itself lives there."""
-        script = (
-            f'while [ $# -gt 1 ]; do if [ ! -e "{PVE}/lxc/$2.conf" ] && [ ! -e "/var/lib/lxc/$2/config" ]; '
-            'then rm -rf -- "$1"; fi; shift 2; done'
-        )
-        words = [word for pair in self.doomed for word in (self.directory(*pair), pair[0])]
+        """Remove on the other machine what was to be removed."""
+        if self.doomed:
+            self.target.run()(["rm", "-rf", "--", *self.doomed], timeout=120)
         self.doomed.clear()
-        if words:
-            self.target.run()(["sh", "-c", script, "sh", *words], timeout=120)
 
 
 # ------------------------------------------------------------------------------------------------- the replication

@@ -27,6 +27,7 @@ from . import memory as process_memory
 from .checkpoint import (
     SAFETY_TAG,
     destroy,
+    files_of,
     finished,
     known,
     missing,
@@ -245,11 +246,12 @@ def _plan(
     config: str,
     label: str,
 ) -> Plan:
-    files = store.load(container.id, checkpoint.name)
-    wanted = _merged(container.config, files.get("config", "")) if config == "restore" else container.config
-    wanted_config = wanted if wanted != container.config else None
-    firewall = files.get("firewall") if config == "restore" and files.get("firewall") != container.firewall else None
-    plan = Plan(container, checkpoint, [], [], wanted_config, firewall or None, unchanged=False)
+    plan = Plan(container, checkpoint, [], [], None, None, unchanged=False)
+    if config == "restore":
+        files = files_of(checkpoint, store)
+        wanted, firewall = _merged(container.config, files["config"]), files.get("firewall", "")
+        plan.config = wanted if wanted != container.config else None
+        plan.firewall = firewall if firewall != container.firewall else None
     if checkpoint.method != "zfs":
         if checkpoint.method == "vzdump":
             plan.lost = sorted(volume.volid for volume in container.volumes)

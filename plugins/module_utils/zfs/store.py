@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import typing as t
@@ -39,10 +40,14 @@ class Store:
         return os.path.join(self.state, "checkpoints", _component(container), _component(name))
 
     def save(self, container: str, name: str, files: t.Mapping[str, str]) -> None:
-        """Keep the files of a checkpoint; empty ones are left out."""
-        for kind, text in files.items():
-            if text:
-                write_private(os.path.join(self.directory(container, name), kind), text)
+        """Keep the files of a checkpoint, and none of another one of that name; empty ones are left out."""
+        for kind in FILES:
+            path = os.path.join(self.directory(container, name), kind)
+            if files.get(kind):
+                write_private(path, files[kind])
+            else:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
 
     def load(self, container: str, name: str) -> dict[str, str]:
         """The files of a checkpoint that are there."""
