@@ -44,7 +44,7 @@ rbd: ceph
 
 
 def test_volumes() -> None:
-    volumes, notes = host.volumes_of(CONFIG, host.storages(STORAGES))
+    volumes, notes = host.volumes_of(CONFIG, host.section_config(STORAGES))
     assert [(volume.key, volume.dataset) for volume in volumes] == [
         ("rootfs", "rpool/data/subvol-101-disk-0"),
         ("mp0", "rpool/data/subvol-101-disk-1"),
@@ -70,8 +70,15 @@ def test_locking_a_configuration() -> None:
     assert host.with_lock(locked, None) == CONFIG
 
 
+def test_sections_of_any_kind() -> None:
+    """A plug-in may call its kind what it likes."""
+    found = host.section_config(STORAGES + "\nmy-nas_2: nas\n\tpool vol1/x\n")
+    assert found["nas"] == {"type": "my-nas_2", "pool": "vol1/x"}
+    assert found["ceph"] == {"type": "rbd", "pool": "rbd"}
+
+
 def test_storages() -> None:
-    assert host.storages(STORAGES)["local-zfs"] == {"type": "zfspool", "pool": "rpool/data", "sparse": "1"}
+    assert host.section_config(STORAGES)["local-zfs"] == {"type": "zfspool", "pool": "rpool/data", "sparse": "1"}
 
 
 def test_the_configuration_of_a_clone() -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import schedule
+from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Completed
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import host, schedule
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import Outcome, stamp
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.host import (
     Container,
@@ -265,6 +266,26 @@ def test_what_cannot_be_had(took: list[tuple[str, ...]], tmp_path: Path) -> None
     failed, told = run(Machine("a", "ceph"), tmp_path, Job("some", ids=("gone", "a", "ceph")))
     assert failed == 2
     assert [record.get("code") for record in told] == ["container_missing", "no_method", None]
+
+
+@pytest.mark.parametrize(("proxmox", "code"), [(True, "pmxcfs_missing"), (False, "volume_missing")])
+def test_nothing_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], proxmox: bool, code: str
+) -> None:
+    """The file system of Proxmox is not mounted, or the pool is not imported: there may be containers even so."""
+    monkeypatch.setattr(host, "PVE", str(tmp_path / "pve"))
+    if proxmox:
+        (tmp_path / "pve").mkdir()
+    (tmp_path / "policy.json").write_text(job(), encoding="utf-8")
+
+    def run(argv: t.Sequence[str], stdin: str | None = None, timeout: float | None = None) -> Completed:
+        return Completed(tuple(argv), 1, "", "cannot open 'tank/containers': dataset does not exist\n")
+
+    words = ["--policy", str(tmp_path / "policy.json")]
+    assert schedule.main(words, run, str(tmp_path / "state"), str(tmp_path / "lock")) == 1
+    failed, end = [json.loads(line[3:]) for line in capsys.readouterr().err.splitlines()]
+    assert (failed["event"], failed["code"]) == ("failed", code)
+    assert (end["event"], end["failed"]) == ("end", 1)
 
 
 def test_a_bad_policy_is_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -120,12 +120,12 @@ class Container:
 top_section = proxmox.top_section
 
 
-def storages(text: str) -> dict[str, dict[str, str]]:
-    """storage.cfg by the names of storages; the kind is the key ``type``."""
+def section_config(text: str) -> dict[str, dict[str, str]]:
+    """A file of sections, such as storage.cfg, by their names; the kind is the key ``type``."""
     found: dict[str, dict[str, str]] = {}
     current: dict[str, str] = {}
     for line in text.splitlines():
-        begin = re.match(r"^([a-z]+):\s*(\S+)\s*$", line)
+        begin = re.match(r"^([^\s#]\S*):\s*(\S+)\s*$", line)
         if begin:
             current = found.setdefault(begin.group(2), {"type": begin.group(1)})
         elif line.strip() and line[0].isspace():
@@ -274,7 +274,12 @@ class ProxmoxHost(Host):
     lock_pattern = LOCK_PATTERN
 
     def ids(self) -> list[str]:
-        """The containers of this node."""
+        """The containers of this node.
+
+        Raises:
+            Failure: ``pmxcfs_missing``.
+        """
+        self._require_files()
         names = (os.path.basename(path)[: -len(".conf")] for path in glob.glob(f"{PVE}/lxc/*.conf"))
         return sorted((name for name in names if name.isdigit()), key=int)
 
@@ -282,8 +287,9 @@ class ProxmoxHost(Host):
         """A container of this node.
 
         Raises:
-            Failure: ``container_missing``.
+            Failure: ``container_missing``, ``pmxcfs_missing``.
         """
+        self._require_files()
         config = read_text(self.config_path(container_id)) if container_id.isdigit() else None
         if config is None:
             raise Failure(
@@ -292,7 +298,7 @@ class ProxmoxHost(Host):
                 "Run the module on the node that has it.",
                 container=container_id,
             )
-        volumes, notes = volumes_of(config, storages(read_text(f"{PVE}/storage.cfg") or ""))
+        volumes, notes = volumes_of(config, section_config(read_text(f"{PVE}/storage.cfg") or ""))
         return Container(
             id=container_id,
             volumes=tuple(volumes),
@@ -311,6 +317,16 @@ class ProxmoxHost(Host):
     def exists(self, container_id: str) -> bool:
         """A vmid is one of the whole cluster, and of virtual machines too."""
         return bool(glob.glob(f"{PVE}/nodes/*/*/{container_id}.conf"))
+
+    @staticmethod
+    def _require_files() -> None:
+        if not os.path.isdir(f"{PVE}/lxc"):
+            raise Failure(
+                "pmxcfs_missing",
+                f"The file system of Proxmox is not mounted at {PVE}.",
+                "See 'systemctl status pve-cluster'.",
+                path=PVE,
+            )
 
     def mark_locked(self, container_id: str, word: str | None) -> None:
         """Lock the container's configuration for all of Proxmox's operations, or unlock it."""
@@ -343,14 +359,18 @@ class LxcHost(Host):
         self.roots = {dataset.rstrip("/").rsplit("/", 1)[-1]: dataset.rstrip("/") for dataset in datasets}
 
     def ids(self) -> list[str]:
-        """The containers given by their datasets, or else all that the pattern matches."""
+        """The containers given by their datasets, or else all that the pattern matches.
+
+        Raises:
+            Failure: as ``zfs_failure``.
+        """
         if self.roots:
             return sorted(self.roots)
         before, _id, after = self.pattern.partition("<id>")
         parent = before.rsplit("/", 1)[0]
-        done = self.run(["zfs", "list", "-Hp", "-r", "-t", "filesystem", "-o", "name", parent], timeout=60)
+        names = self.zfs.do("list", "-Hp", "-r", "-t", "filesystem", "-o", "name", parent, timeout=60).splitlines()
         pattern = re.compile(re.escape(before) + r"([^/]+)" + re.escape(after))
-        found = (match.group(1) for match in map(pattern.fullmatch, done.stdout.splitlines()) if match)
+        found = (match.group(1) for match in map(pattern.fullmatch, names) if match)
         return sorted(name for name in found if name != ASIDE_PARENT)
 
     def container(self, container_id: str) -> Container:
@@ -398,6 +418,7 @@ class LxcHost(Host):
 
 def find_host(zfs: Zfs, run: Run = run_here, datasets: t.Sequence[str] = (), pattern: str = DEFAULT_PATTERN) -> Host:
     """The kind of machine that this is. Where datasets are given, they are meant and not Proxmox's containers."""
-    if not datasets and os.path.isdir(f"{PVE}/lxc"):
+    # It stays there when the file system of Proxmox is not mounted.
+    if not datasets and os.path.isdir(PVE):
         return ProxmoxHost(zfs, run)
     return LxcHost(zfs, run, datasets, pattern)

@@ -13,7 +13,7 @@ from ..api.errors import Failure
 from ..node.commands import Run, run_here
 from ..node.files import read_text
 from .checkpoint import describe, known
-from .host import PVE, Container, Host, LxcHost, Volume, Zfs, find_host, storages, volumes_of
+from .host import PVE, Container, Host, LxcHost, Volume, Zfs, find_host, section_config, volumes_of
 from .model import ASIDE_PARENT, Checkpoint, Dataset
 from .store import STATE, Store
 
@@ -80,7 +80,7 @@ def totals(entries: t.Sequence[t.Mapping[str, t.Any]]) -> dict[str, int]:
 
 def _proxmox(host: Host, ids: t.Sequence[str]) -> list[Container]:
     """Containers of this node by their files alone: nothing is started to see whether they run."""
-    known_storages = storages(read_text(f"{PVE}/storage.cfg") or "")
+    known_storages = section_config(read_text(f"{PVE}/storage.cfg") or "")
     containers = []
     for container_id in ids or host.ids():
         config = read_text(f"{PVE}/lxc/{container_id}.conf") if container_id.isdigit() else None
