@@ -18,7 +18,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import declared,
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import restore as module
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import Outcome, hold, snapshot_all, take
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.clone import Target, clone
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.host import Container, LxcHost, Zfs
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.host import Container, LxcHost, ProxmoxHost, Zfs
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.model import ASIDE_PARENT, COLUMNS
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.recovery import recover
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.restore import _merged, restore
@@ -723,6 +723,30 @@ def test_a_name_that_another_process_took_meanwhile(make: t.Callable[[], Lab]) -
     with pytest.raises(Failure):
         snapshot_all(lab.host, lab.store, [lab.host.container("web")], "two")
     assert lab.store.load("web", "two") == before
+
+
+@pytest.mark.parametrize(
+    ("text", "refused"),
+    [
+        ("ct: 101\n\tstate started\n", True),
+        ("ct: 101\n\tgroup all\n", True),
+        ("ct: 101\n\tstate ignored\n", False),
+        ("ct: 1010\n\tstate started\n\nvm: 102\n", False),
+        ("", False),
+    ],
+)
+def test_what_ha_manages(
+    make: t.Callable[[], Lab], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, refused: bool
+) -> None:
+    """It does nothing with a container that it is told to ignore."""
+    monkeypatch.setattr(module, "PVE", str(tmp_path))
+    (tmp_path / "ha").mkdir()
+    (tmp_path / "ha/resources.cfg").write_text(text, encoding="utf-8")
+    lab = make()
+    with contextlib.nullcontext() if not refused else pytest.raises(Failure) as failed:
+        module._require_no_ha(ProxmoxHost(Zfs(lab.world), lab.world), Container("101", (), running=True))
+    if failed:
+        assert failed.value.code == "ha_managed"
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ from .checkpoint import (
     snapshot_all,
     stamp,
 )
-from .host import PVE, Container, Host, top_section
+from .host import PVE, Container, Host, section_config, top_section
 from .model import ASIDE, ASIDE_PARENT, NOT_FOR_ANOTHER, Checkpoint, Dataset, Snapshot, aside_name
 from .steps import reached
 from .store import Store
@@ -192,12 +192,13 @@ def _plans(
 
 
 def _require_no_ha(host: Host, container: Container) -> None:
-    resources = read_text(f"{PVE}/ha/resources.cfg") or "" if host.proxmox else ""
-    if container.running and re.search(rf"^ct:\s*{container.id}\s*$", resources, re.MULTILINE):
+    resources = section_config(read_text(f"{PVE}/ha/resources.cfg") or "") if host.proxmox else {}
+    resource = resources.get(container.id)
+    if container.running and resource and resource.get("state") != "ignored":
         raise Failure(
             "ha_managed",
             f"Container {container.id} is managed by HA, which would start it again in the middle.",
-            f"Set it aside first: 'ha-manager set ct:{container.id} --state ignored'.",
+            f"Set it aside first: 'ha-manager set ct:{container.id} --state ignored'; afterwards '--state started'.",
             container=container.id,
         )
 
