@@ -177,10 +177,13 @@ def test_names_that_proxmox_takes() -> None:
         (3600, 3300, True),  # the run before was a little late
         (3600, 3200, False),
         (86400, 3600, False),
+        (86400, 23 * 3600, False),  # an hourly timer must not move it by an hour each day
+        (604800, 6.5 * 86400, False),
+        (86400, 86400 - 500, True),
         (3600, -5, True),  # dated in the future
     ],
 )
-def test_due(every: int, age: int | None, expected: bool) -> None:
+def test_due(every: int, age: float | None, expected: bool) -> None:
     now = 1_000_000.0
     assert schedule.due(Job("a", every=every), None if age is None else now - age, now) == expected
 

@@ -37,8 +37,8 @@ from .store import STATE, Store
 POLICY = "/etc/lxcri/checkpoint.json"
 LOCK = "/run/lock/lxcri/schedule.lock"
 ERROR, WARNING, INFO = 3, 4, 6
-# What runs a little early, because the run before was a little late, is due even so.
-_EARLY = 0.1
+# What runs a little early, because the run before was a little late, is due even so: a tenth, ten minutes at most.
+_EARLY, _EARLY_AT_MOST = 0.1, 600
 
 Tell = t.Callable[[int, t.Mapping[str, t.Any]], None]
 # Work on containers together; it fails before it has changed anything, or does no harm when it is done again.
@@ -64,7 +64,7 @@ def due(job: Job, created: float | None, now: float) -> bool:
     if created is None or not job.every:
         return True
     # One that is dated in the future says nothing.
-    return created > now or now - created >= job.every * (1 - _EARLY)
+    return created > now or now - created >= job.every - min(job.every * _EARLY, _EARLY_AT_MOST)
 
 
 class Runner:
