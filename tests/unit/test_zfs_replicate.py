@@ -230,6 +230,20 @@ def test_ssh() -> None:
     # Another way to get there is another target.
     assert len({target.tag, local.tag, Target("backup/other").tag}) == 3
     assert local.cursor("7") == f"lxcri-replica-{local.label}-7"
+    gateway = {**OPTIONS, "host": "root@gw"}
+    ways: list[dict[str, t.Any]] = [{}, {"ssh_port": 2201}, {"ssh_port": 2202}, {"ssh_options": ["ProxyJump=a"]}]
+    assert len({make_wish({**gateway, **way}).target.label for way in ways}) == 4
+    # How it is reached is nothing of the target.
+    same: list[dict[str, t.Any]] = [{}, {"ssh_port": 22}, {"ssh_key_file": "/k"}, {"ssh_options": ["Compression=yes"]}]
+    assert len({make_wish({**gateway, **way}).target.label for way in same}) == 1
+
+
+def test_without_ssh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module, "environment", lambda: {"PATH": str(tmp_path)})
+    monkeypatch.setenv("PATH", str(tmp_path))
+    target = make_wish({**OPTIONS, "host": "root@pve2"}).target
+    with module._connected(target, str(tmp_path / "x.ssh")) as there:
+        assert there == target
 
 
 def test_what_has_diverged_is_told() -> None:

@@ -43,6 +43,8 @@ RAW = ("auto", "always", "never")
 _CHUNK = 1 << 20
 _NAME = re.compile(r"[A-Za-z0-9][\w.: -]*(/[\w.:-][\w.: -]*)*", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9_\[][\w.@:%\[\]-]*", re.ASCII)
+# Options of ssh that lead to another machine than the name does.
+_MACHINE = re.compile(r"(HostName|Port|ProxyJump|ProxyCommand)\b", re.IGNORECASE)
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 
 
@@ -62,7 +64,11 @@ class Target:
     @property
     def label(self) -> str:
         """Tells this target from others, in names that ZFS keeps."""
-        return hashlib.sha256(f"{self.ssh[-1] if self.ssh else ''}:{self.prefix}".encode()).hexdigest()[:8]
+        machine = [self.ssh[-1] if self.ssh else ""]
+        for option, value in zip(self.ssh, self.ssh[1:]):
+            if (option == "-p" and value != "22") or (option == "-o" and _MACHINE.match(value)):
+                machine.append(value)
+        return hashlib.sha256(f"{','.join(machine)}:{self.prefix}".encode()).hexdigest()[:8]
 
     @property
     def tag(self) -> str:
@@ -554,13 +560,18 @@ def _connected(target: Target, path: str) -> t.Iterator[Target]:
     """
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)  # Of a run that was killed.
-    master = subprocess.Popen(
-        [*target.ssh[:-1], "-M", "-S", path, target.ssh[-1], "cat"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment(),
-    )
+    try:
+        master = subprocess.Popen(
+            [*target.ssh[:-1], "-M", "-S", path, target.ssh[-1], "cat"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env=environment(),
+        )
+    except FileNotFoundError:
+        # The first command of the replication says that there is no ssh.
+        yield target
+        return
     try:
         deadline = time.monotonic() + 20
         while not os.path.exists(path) and master.poll() is None and time.monotonic() < deadline:
