@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Completed
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import checkpoint as checkpoint_module
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import freeze, host, journal, restore
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import (
     Outcome,
@@ -27,7 +28,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint impor
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.clone import Target, clone
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.declared import containers_meant
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.model import COMPLETE, Checkpoint, Part
-from ansible_collections.lxcri.proxmox.tests.unit.test_zfs_restore import DATA, LOSE, ROOT, VOLUMES, Lab, Volume
+from ansible_collections.lxcri.proxmox.tests.unit.test_zfs_restore import DATA, LOSE, ROOT, VOLUMES, Lab, Volume, World
 
 
 @pytest.fixture
@@ -153,6 +154,18 @@ def test_two_of_one_name_are_two(lab: Lab) -> None:
     assert [c.id for c in expired(own, {"last": 2}, None, (), 10**10)[0]] == ["a", "b"]
     assert [c.id for c in expired(own, {"last": 3}, None, (), 10**10)[0]] == ["a"]
     assert [c.id for c in expired(own, {"last": 1}, None, ["same"], 10**10)[0]] == ["b"]
+
+
+def test_what_is_mounted_by_hand_is_synced(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by fstab: only the kernel knows where it is."""
+    (tmp_path / "mounts").write_text(f"{DATA} /srv/a\\040b zfs rw 0 0\nproc /proc proc rw 0 0\n", encoding="utf-8")
+    monkeypatch.setattr(checkpoint_module, "MOUNTS", str(tmp_path / "mounts"))
+    monkeypatch.setattr(freeze, "MARKS", str(tmp_path / "marks"))
+    lab.world.volumes[DATA].properties["mountpoint"] = "legacy"
+    asked: list[t.Sequence[str]] = []
+    monkeypatch.setattr(lab.world, "act", lambda argv: asked.append(argv) or World.act(lab.world, argv))
+    take(lab.host, lab.store, ["web"], "three")
+    assert ["sync", "--file-system", f"/{ROOT}", "/srv/a b"] in asked
 
 
 # ------------------------------------------------------------------------------------------------------ restoring

@@ -47,6 +47,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,99}")
 PROXMOX_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{1,39}")
 # Of a snapshot that Proxmox takes for a checkpoint.
 DESCRIPTION = "Checkpoint of lxcri.proxmox"
+MOUNTS = "/proc/self/mounts"
 # One argument list has room for 128 KiB and more; this keeps far from it.
 _ARGUMENTS = 100_000
 
@@ -499,7 +500,7 @@ def _take_zfs(
             frozen = time.monotonic()
             reached("present:frozen")
             if mounted:
-                _sync(host, [datasets[dataset].mountpoint or "" for dataset in mounted])
+                _sync(host, _mountpoints([datasets[dataset] for dataset in mounted]))
             reached("present:synced")
             if memory:
                 for container in containers:
@@ -567,6 +568,16 @@ def _parts(containers: t.Sequence[Container], datasets: t.Mapping[str, Dataset])
         )
         for container in containers
     }
+
+
+def _mountpoints(mounted: t.Sequence[Dataset]) -> list[str]:
+    """Where datasets are mounted. Of one that is mounted by hand or by fstab, only the kernel says it."""
+    by_kernel = {}
+    for line in (read_text(MOUNTS) or "").splitlines():
+        name, path = line.split(" ")[:2]
+        by_kernel[name] = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal.group(1), 8)), path)
+    places = [d.mountpoint if (d.mountpoint or "").startswith("/") else by_kernel.get(d.name) for d in mounted]
+    return [place for place in places if place]
 
 
 def _sync(host: Host, mountpoints: t.Sequence[str]) -> None:
