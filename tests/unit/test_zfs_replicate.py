@@ -18,8 +18,17 @@ import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Completed, run_here
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import replicate as module
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.host import LxcHost, Zfs
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.model import Dataset, Snapshot
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.host import Container, LxcHost, Volume, Zfs
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.model import (
+    ASIDE,
+    COLUMNS,
+    COMPLETE,
+    Dataset,
+    Member,
+    Part,
+    Snapshot,
+    encode,
+)
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.replicate import (
     Base,
     FilesThere,
@@ -420,3 +429,41 @@ def test_how_a_dataset_is_sent(raw: str, encryption: str, options: list[str], ca
     sent, properties = Sender()._manner(dataset(HERE, ["a"], refquota=5))
     assert sent == options
     assert properties == ({"acltype": "posix", "refquota": "5", "mountpoint": "/x"} if carried else {})
+
+
+def test_what_was_set_aside_is_released(tmp_path: Path) -> None:
+    """A restore by clones sets the volume aside, with the base that is held."""
+    aside = "rpool/data/lxcri-aside/subvol-101-disk-0.x"
+    target = Target("backup/replica")
+
+    def line(**values: str) -> str:
+        return "\t".join(values.get(column, "-") for column in COLUMNS)
+
+    def checkpoint(where: str, name: str, place: int, holds: int) -> str:
+        properties = {**encode(name, {"web": Part((Member(HERE),))}), COMPLETE: name}
+        numbers = {"createtxg": str(place), "creation": str(place), "userrefs": str(holds)}
+        return line(name=f"{where}@{name}", type="snapshot", guid=name, **numbers, **properties)
+
+    rows = [
+        line(name=HERE, type="filesystem", written="0"),
+        checkpoint(HERE, "one", 1, 0),
+        line(name=aside, type="filesystem", written="0", **{ASIDE: HERE}),
+        checkpoint(aside, "two", 2, 1),
+    ]
+    asked: list[t.Sequence[str]] = []
+
+    def run(argv: t.Sequence[str], stdin: str | None = None, timeout: float | None = None) -> Completed:
+        asked.append(argv)
+        words = {"list": "\n".join(rows), "holds": f"{aside}@two\t{target.tag}\tnow\n"}
+        return Completed(tuple(argv), 0, words.get(argv[1], ""), "")
+
+    class Machine(LxcHost):
+        def container(self, container_id: str) -> Container:
+            return Container(container_id, (Volume("dataset", HERE, HERE),), running=False)
+
+    wish = Wish(target, absent=True)
+    replication = Replication(Machine(Zfs(run), run), Store(str(tmp_path)), ["web"], wish, check_mode=False)
+    entry, failure = replication.container(replication.containers[0])
+    assert failure is None
+    assert entry["changed"]
+    assert ["zfs", "release", target.tag, f"{aside}@two"] in asked

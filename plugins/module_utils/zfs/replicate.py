@@ -883,7 +883,7 @@ class Replication:
         if replica is None or base.there is None or base.here is None:
             return
         snapshot = next((s for s in source.snapshots if s.guid == base.there.guid), None)
-        keep_here = {snapshot.name} if snapshot else set()
+        keep_here = {base.here.name} if "@" in base.here.name else set()
         self._move(volume, source, keep_here | set(pending), {self.target.cursor(base.there.guid)}, snapshot)
         others = {name for name in self.held_there if name.startswith(f"{replica.name}@")} - {base.there.name}
         self._change(volume, self.zfs_there, self.held_there, {base.there.name} - self.held_there, others)
@@ -897,7 +897,8 @@ class Replication:
         snapshot: Snapshot | None = None,
     ) -> None:
         """Make the holds and bookmarks of a source what they have to be."""
-        now = {name for name in self.held_here if name.startswith(f"{source.name}@")}
+        # Also what a restore has set aside.
+        now = {name for name in self.held_here if self.here[name.split("@")[0]].home == source.name}
         own = {b.short for b in self.here[source.name].bookmarks if b.short.startswith(self.target.cursor())}
         new, old = sorted(set(cursors) - own), sorted(own - set(cursors))
         self._change(volume, self.host.zfs, self.held_here, set(held) - now, ())
