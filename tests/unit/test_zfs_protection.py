@@ -17,7 +17,7 @@ import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Completed
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import checkpoint as checkpoint_module
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import freeze, host, journal, restore
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import declared, freeze, host, journal, restore
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import (
     Outcome,
     expired,
@@ -273,6 +273,25 @@ def test_a_container_is_made_only_of_a_checkpoint_with_its_configuration(lab: La
 
 
 # --------------------------------------------------------------------------------------------------------- others
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"keep": {"last": -1}},
+        {"keep": {"last": 1}, "keep_timezone": "Europe/Wien"},
+        {"hold": "no tag"},
+        {"release": "no tag", "name": "one"},
+    ],
+)
+def test_options_are_looked_at_first(lab: Lab, monkeypatch: pytest.MonkeyPatch, wrong: dict[str, t.Any]) -> None:
+    """Or each attempt would leave a checkpoint behind."""
+    monkeypatch.setattr(declared, "containers_meant", lambda _params: (lab.host, ["web"]))
+    params = {"vmids": ["web"], "datasets": [], "state": "present", "name": None, "prefix": "lxcri-", "memory": False}
+    params |= dict.fromkeys(("clone_to", "hold", "release", "keep", "keep_timezone")) | wrong
+    before = lab.world.state()
+    refused("invalid_option", lambda: declared.run_declared(params, False, lab.store))
+    assert lab.world.state() == before
 
 
 def test_another_pattern(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,6 +145,27 @@ def check_name(name: str) -> str:
     return name
 
 
+def check_tag(tag: str) -> None:
+    """See that ZFS takes a tag for a hold.
+
+    Raises:
+        Failure: ``invalid_option``.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,200}", tag):
+        raise Failure("invalid_option", f"{tag!r} cannot be the tag of a hold.")
+
+
+def check_keep(keep: t.Mapping[str, int | None], timezone: str | None) -> dict[str, int]:
+    """The rules that are given.
+
+    Raises:
+        Failure: ``invalid_option``: a rule or a time zone that is none.
+    """
+    rules = {rule: number for rule, number in keep.items() if number is not None}
+    expired([], rules, timezone, (), 0)
+    return rules
+
+
 # -------------------------------------------------------------------------------------------------------- reading
 
 
@@ -892,10 +913,8 @@ def hold(
     """Hold a checkpoint with a tag, or release it.
 
     Raises:
-        Failure: ``checkpoint_missing``, ``invalid_option``, or as ``zfs_failure``.
+        Failure: ``checkpoint_missing``, or as ``zfs_failure``.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,200}", tag):
-        raise Failure("invalid_option", f"{tag!r} cannot be the tag of a hold.")
     containers = [host.container(container_id) for container_id in ids]
     _datasets, sets = known(host, containers, store, expected)
     outcomes = [Outcome(container.id, name) for container in containers]

@@ -9,7 +9,7 @@ import typing as t
 
 from ..api.errors import Failure
 from ..node.commands import Run, run_here
-from .checkpoint import PREFIX, Outcome, hold, prune, remove, take
+from .checkpoint import PREFIX, Outcome, check_keep, check_tag, hold, prune, remove, take
 from .clone import Target, clone
 from .host import DEFAULT_PATTERN, Host, Zfs, find_host
 from .model import Checkpoint
@@ -102,6 +102,9 @@ def _check(params: t.Mapping[str, t.Any]) -> None:
         raise Failure("invalid_option", "hold needs state: present.")
     if params["release"] and not params["name"]:
         raise Failure("invalid_option", "release needs name.")
+    for tag in filter(None, (params["hold"], params["release"])):
+        check_tag(tag)
+    check_keep(params["keep"] or {}, params["keep_timezone"])
 
 
 def _present(
@@ -126,7 +129,7 @@ def _released(
 def _pruned(
     host: Host, store: Store, ids: t.Sequence[str], params: t.Mapping[str, t.Any], check_mode: bool, results: Results
 ) -> None:
-    keep = {rule: number for rule, number in params["keep"].items() if number is not None}
+    keep = check_keep(params["keep"], params["keep_timezone"])
     prefix = params["prefix"] or PREFIX
     spare = [results.name] if results.name and params["state"] == "present" else []
     timezone, expected = params["keep_timezone"], results.expected

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field, replace
 
 from ..api.errors import Failure, combined
 from ..node.commands import Completed, Run, environment, run_here, run_over_ssh
-from .checkpoint import destroy, expired, known, require_volumes
+from .checkpoint import check_keep, destroy, expired, known, require_volumes
 from .failures import zfs_failure
 from .host import Container, Host, Zfs
 from .model import NOT_FOR_ANOTHER, SOURCE, Checkpoint, Dataset, Snapshot, checkpoints
@@ -128,7 +128,7 @@ def make_wish(params: t.Mapping[str, t.Any]) -> Wish:
         target=Target(prefix, ssh_command(params)),
         bandwidth=None if params["bandwidth"] is None else parse_rate(params["bandwidth"]),
         raw={"auto": None, "always": True, "never": False}[params["raw"]],
-        keep={rule: number for rule, number in (params["keep"] or {}).items() if number is not None},
+        keep=check_keep(params["keep"] or {}, params["keep_timezone"]),
         keep_timezone=params["keep_timezone"],
         overwrite_diverged=params["overwrite_diverged"],
         lose=frozenset(params["lose"]),
