@@ -216,7 +216,7 @@ def test_a_container_that_was_changed_meanwhile(lab: Lab, monkeypatch: pytest.Mo
     whole = lab.host.locked
 
     def locked(*arguments: t.Any) -> t.ContextManager[None]:
-        lab.world.running = False
+        lab.world.up.clear()
         return whole(*arguments)
 
     monkeypatch.setattr(lab.host, "locked", locked)
