@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import typing as t
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,12 +15,13 @@ from pathlib import Path
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Completed
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import declared, journal, recovery
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import declared, journal, recovery, schedule
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import restore as module
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import Outcome, hold, snapshot_all, take
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.clone import Target, clone
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.host import Container, LxcHost, ProxmoxHost, Zfs
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.model import ASIDE_PARENT, COLUMNS
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.policy import parse
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.recovery import recover
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.restore import _merged, restore
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.store import Store
@@ -641,6 +643,26 @@ def test_check_mode_says_what_happens(
     assert lab.world.state() == before
     assert run(False) == predicted == (True, keys)
     assert run(False) == run(True) == (False, [])
+
+
+def test_a_plan_of_the_schedule_says_what_happens(make: t.Callable[[], Lab], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what goes because of the checkpoint that would be taken."""
+    lab = make()
+    lab.world.up.clear()
+    jobs = [{"name": "all", "vmids": ["web"], "keep": {"last": 2}}]
+    names = (f"auto-all-{number}" for number in itertools.count(1))
+    monkeypatch.setattr(schedule, "stamp", lambda _prefix: next(names))
+    for _round in range(2):
+        take(lab.host, lab.store, ["web"], next(names))
+
+    def run(check_mode: bool) -> list[tuple[str, t.Any]]:
+        told: list[t.Mapping[str, t.Any]] = []
+        policy = parse(json.dumps({"version": 1, "jobs": jobs}))
+        runner = schedule.Runner(policy, lab.host, lab.store, lambda _priority, fact: told.append(fact), check_mode)
+        runner.run()
+        return [(fact["event"], fact.get("names")) for fact in told]
+
+    assert run(check_mode=True) == run(check_mode=False) == [("checkpoint", None), ("prune", ["auto-all-1"])]
 
 
 def test_memory_without_a_checkpoint_goes_with_the_next(make: t.Callable[[], Lab]) -> None:
