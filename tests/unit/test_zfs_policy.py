@@ -291,6 +291,17 @@ def test_nothing_can_be_read(
     assert (end["event"], end["failed"]) == ("end", 1)
 
 
+def test_a_method_that_is_not_allowed(took: list[tuple[str, ...]], tmp_path: Path) -> None:
+    """As above, since it may take far longer, or need far more room, than the one that was meant."""
+    failed, told = run(Machine("a"), tmp_path, Job("all", methods=("vzdump",)))
+    assert failed == 0
+    assert [record["event"] for record in told] == ["skipped", "nothing"]
+    failed, told = run(Machine("a"), tmp_path, Job("some", ids=("a",), methods=("vzdump",)))
+    assert failed == 1
+    assert (told[0]["code"], told[0]["details"]) == ("method_not_allowed", {"container": "a", "method": "zfs"})
+    assert took == []
+
+
 def test_a_bad_policy_is_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "policy.json").write_text(job(every="x"), encoding="utf-8")
     assert schedule.main(["--policy", str(tmp_path / "policy.json"), "--validate"]) == 2

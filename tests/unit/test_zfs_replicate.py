@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Completed, run_here
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import model
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import replicate as module
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.host import Container, LxcHost, Volume, Zfs
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.model import (
@@ -338,6 +339,70 @@ def test_a_stream_that_takes_too_long() -> None:
     assert error.value.code == "stream_timeout"
 
 
+# ------------------------------------------------------------------------------------------------- verification
+
+WEB, REPLICA = "tank/containers/web", "backup/replica/tank/containers/web"
+
+
+class Pools:
+    """A container with the checkpoints one and two, and its replica, which has and holds the first."""
+
+    def __init__(self) -> None:
+        self.guids = {f"{WEB}@one": "1", f"{WEB}@two": "2", f"{REPLICA}@one": "1"}
+        self.held = {f"{WEB}@one", f"{REPLICA}@one"}
+
+    def row(self, name: str) -> str:
+        short = name.partition("@")[2]
+        values = {"name": name, "type": "snapshot" if short else "filesystem", "guid": self.guids.get(name, "0")}
+        if short:
+            run_id = f"id-{short}"
+            values.update(model.encode(run_id, {"web": Part((Member(WEB),))}))
+            values.update(createtxg="1" if short == "one" else "2", userrefs=str(int(name in self.held)))
+            values[model.COMPLETE] = run_id
+        return "\t".join(values.get(column, "-") for column in model.COLUMNS)
+
+    def __call__(self, argv: t.Sequence[str], stdin: str | None = None, timeout: float | None = None) -> Completed:
+        out = ""
+        if list(argv[:2]) == ["zfs", "list"]:
+            everything = argv[argv.index("-o") + 1] != "name"
+            names = [name for name in (WEB, REPLICA, *(self.guids if everything else ())) if name.split("@")[0] in argv]
+            out = "\n".join(self.row(name) if everything else name for name in names)
+        elif list(argv[:2]) == ["zfs", "holds"]:
+            out = "".join(f"{name}\t{Target('backup/replica').tag}\tnow\n" for name in argv[3:] if name in self.held)
+        elif list(argv[:2]) == ["zfs", "hold"]:
+            self.held.update(argv[3:])
+        elif list(argv[:2]) == ["zfs", "release"]:
+            self.held.difference_update(argv[3:])
+        return Completed(tuple(argv), 0, out, "")
+
+
+@pytest.mark.parametrize("guid", ["2", "7", None])
+def test_what_arrives_is_compared_by_guid(guid: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it is not what was sent, the base of before stays held on both sides."""
+    pools = Pools()
+
+    def received(*_arguments: t.Any) -> int:
+        if guid:
+            pools.guids[f"{REPLICA}@two"] = guid
+        return 100
+
+    monkeypatch.setattr(module, "transfer", received)
+    monkeypatch.setattr(Target, "run", lambda _self: pools)
+    host = LxcHost(Zfs(pools), pools, [WEB])
+    replication = Replication(host, Store(str(tmp_path)), ["web"], wish(), check_mode=False)
+    entry, failure = replication.container(replication.containers[0])
+    assert entry["volumes"][0]["base"] == "one"
+    if guid == "2":
+        assert failure is None
+        assert entry["volumes"][0]["sent"] == ["two"]
+        assert pools.held == {f"{WEB}@two", f"{REPLICA}@two"}
+    else:
+        assert failure is not None
+        assert (failure.code, failure.details["dataset"]) == ("verification_failed", REPLICA)
+        assert entry["volumes"][0]["sent"] == []
+        assert {f"{WEB}@one", f"{REPLICA}@one"} <= pools.held
+
+
 # --------------------------------------------------------------------------------------------------------- files
 
 
@@ -467,3 +532,12 @@ def test_what_was_set_aside_is_released(tmp_path: Path) -> None:
     assert failure is None
     assert entry["changed"]
     assert ["zfs", "release", target.tag, f"{aside}@two"] in asked
+
+
+def test_files_that_cannot_be_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Target, "run", lambda _self: lambda argv, *_rest, **_more: Completed((), 1, "", "disk full"))
+    files = FilesThere(Target("backup/replica", ("ssh", "pve2")), str(tmp_path))
+    with pytest.raises(Failure) as error:
+        files.save_all({("101", "a"): {"config": "x\n"}})
+    assert (error.value.code, error.value.details["host"]) == ("files_not_copied", "pve2")
+    assert "disk full" in error.value.message
