@@ -233,6 +233,30 @@ def test_a_volume_below_that_the_checkpoint_does_not_have(lab: Lab) -> None:
     assert lab.world.state() == before
 
 
+@pytest.mark.parametrize("options", [{"mode": "clone"}, {"lose": ["lose"]}, {"lose": ["lose"], "safety": False}])
+def test_what_becomes_of_a_replication_of_proxmox_is_told(lab: Lab, options: dict[str, t.Any]) -> None:
+    """Its last snapshot goes, or is set aside with the volume, and its job finds no base any more."""
+    lab.world.act(["zfs", "snapshot", f"{DATA}@__replicate_101-0_1700000000__"])
+    if "lose" in options:
+        options = {**options, "lose": [*LOSE, f"{DATA}@__replicate_101-0_1700000000__"]}
+    predicted = lab.restore("one", **options, check_mode=True)
+    done = lab.restore("one", **options)
+    assert predicted["notes"] == done["notes"]
+    [note] = [note for note in done["notes"] if "101-0" in note]
+    assert "the job is made again" in note
+
+
+def test_a_replication_of_proxmox_from_before_goes_on(lab: Lab) -> None:
+    """Older snapshots belong to the volume afterwards as before."""
+    lab.world.act(["zfs", "snapshot", f"{DATA}@__replicate_101-0_1700000000__"])
+    lab.world.write("three")
+    snapshot_all(lab.host, lab.store, [lab.host.container("web")], "three")
+    lab.world.write("four")
+    done = lab.restore("three", mode="clone")
+    assert done["notes"] == []
+    assert "__replicate_101-0_1700000000__" in [snap.short for snap in lab.world.volumes[DATA].snaps]
+
+
 def test_in_place_the_quota_and_the_mounts_are_those_of_before(lab: Lab, tmp_path: Path) -> None:
     """ZFS does not roll a quota back, and what the kernel has of the files in its caches is stale."""
     watched = Watched(lab, tmp_path)

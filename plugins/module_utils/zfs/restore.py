@@ -291,7 +291,9 @@ def _plan(
             )
         chain, along = _chain(dataset, snapshot, datasets)
         # Newer ones than where the two parted are set aside with the volume, where Proxmox does not find its own.
-        _require_no_proxmox_snapshot(dataset.newer_than(along) if along else _names(dataset), container)
+        leaving = dataset.newer_than(along) if along else _names(dataset)
+        _require_no_proxmox_snapshot(leaving, container)
+        plan.notes += _replications(leaving)
         if safety and set(_bookmarks(dataset)) - set(plan.lost):
             plan.notes.append(f"The bookmarks of {dataset.name} stay with what is set aside.")
         properties = host.zfs.own_properties(dataset.name)
@@ -400,6 +402,21 @@ def _require_no_proxmox_snapshot(newer: t.Sequence[str], container: Container) -
                 container=container.id,
                 snapshot=short,
             )
+
+
+def _replications(leaving: t.Iterable[str]) -> list[str]:
+    """Notes on Proxmox's own replication, whose last snapshot does not stay with its volume.
+
+    It is no reason to refuse: a rollback of Proxmox removes such snapshots as well.
+    """
+    # As replication_snapshot_name of PVE/ReplicationState.pm makes it.
+    found = ((name, re.fullmatch(r"[^@]+@__replicate_(.+)_\d+__", name)) for name in leaving)
+    return [
+        f"The replication job {match.group(1)} of Proxmox would go on from {name}. It fails until its target has the "
+        "volume no longer, or the job is made again."
+        for name, match in found
+        if match
+    ]
 
 
 def _require_losable(dataset: Dataset, newer: t.Sequence[str], container: Container) -> None:
