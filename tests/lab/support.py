@@ -87,16 +87,18 @@ def snapshots(machine: Machine, *datasets: str) -> list[str]:
     return machine.run(words).stdout.split()
 
 
-def count_zfs(machine: Machine) -> dict[str, str]:
-    """The environment for a module whose zfs commands are written to /tmp/zfs.log, one line each."""
-    machine.run("mkdir -p /tmp/counted && rm -f /tmp/zfs.log")
-    machine.write("/tmp/counted/zfs", '#!/bin/sh\necho "$@" >>/tmp/zfs.log\nexec /usr/sbin/zfs "$@"\n', 0o755)
-    return {"PATH": "/tmp/counted:/usr/sbin:/usr/bin:/sbin:/bin"}
+def watch(machine: Machine, *commands: str) -> dict[str, str]:
+    """The environment for a module whose use of these commands is written down, but not what they use themselves."""
+    machine.run("rm -rf /tmp/watched /tmp/commands.log && mkdir /tmp/watched")
+    for command in commands:
+        text = f'#!/bin/sh\necho {command} "$@" >>/tmp/commands.log\nPATH=${{PATH#*:}} exec {command} "$@"\n'
+        machine.write(f"/tmp/watched/{command}", text, 0o755)
+    return {"PATH": "/tmp/watched:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
-def zfs_calls(machine: Machine, verb: str) -> list[str]:
-    """The zfs commands that were counted."""
-    return [line for line in machine.read("/tmp/zfs.log").splitlines() if line.startswith(f"{verb} ")]
+def calls(machine: Machine, *beginnings: str) -> list[str]:
+    """The commands that were written down, those that begin so."""
+    return [line for line in machine.read("/tmp/commands.log").splitlines() if line.startswith(beginnings)]
 
 
 class Played(t.NamedTuple):

@@ -10,12 +10,12 @@ import typing as t
 
 from ansible_collections.lxcri.proxmox.tests.lab.machine import COLLECTION, PACKAGES, Machine, Result
 from ansible_collections.lxcri.proxmox.tests.lab.support import (
+    calls,
     checkpoint,
-    count_zfs,
     running,
     snapshots,
     state,
-    zfs_calls,
+    watch,
 )
 
 POLICY = "/etc/lxcri/checkpoint.json"
@@ -176,9 +176,9 @@ def test_info_reads_everything_by_one_command(machine: Machine) -> None:
     """Sizes, holds and clones, in check mode as well."""
     checkpoint(machine, vmids=["101", "102"], name="one", hold="mine")
     machine.run("zfs clone -o canmount=noauto rpool/data/subvol-102-disk-0@one rpool/clone")
-    env = count_zfs(machine)
+    env = watch(machine, "zfs")
     result = info(machine, env=env)
-    assert len(zfs_calls(machine, "list")) == 1
+    assert len(calls(machine, "zfs list")) == 1
     first, second = result["checkpoints"]
     assert (first["container"], first["name"], first["holds"], first["clones"]) == ("101", "one", 1, [])
     assert second["clones"] == ["rpool/clone"]
@@ -214,9 +214,9 @@ for place in range(20):
     subprocess.run([*words, *(f"rpool/data/subvol-{n}-disk-0@auto-{place:02}" for n in range(301, 351))], check=True)
 """
     machine.run(["python3", "-c", made])
-    env = count_zfs(machine)
+    env = watch(machine, "zfs")
     options = {"vmids": [str(number) for number in range(301, 351)]}
     result = machine.module("zfs_checkpoint_info", options, env=env)
     assert result["totals"]["checkpoints"] == 1000, result["totals"]
     assert result["totals"]["incomplete"] == 0
-    assert len(machine.read("/tmp/zfs.log").splitlines()) == 1
+    assert len(calls(machine, "")) == 1

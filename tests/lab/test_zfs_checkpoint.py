@@ -11,15 +11,15 @@ import pytest
 from ansible_collections.lxcri.proxmox.tests.lab.machine import Machine
 from ansible_collections.lxcri.proxmox.tests.lab.support import (
     attempt,
+    calls,
     checkpoint,
-    count_zfs,
     moves,
     number,
     refused,
     running,
     snapshots,
     state,
-    zfs_calls,
+    watch,
 )
 
 ROOT, DATA, SRV = "rpool/data/subvol-101-disk-0", "rpool/data/subvol-101-disk-1", "tank/ct/subvol-101-disk-0"
@@ -43,6 +43,8 @@ def test_check_mode_predicts_and_a_second_run_does_nothing(machine: Machine) -> 
     assert predicted["diff"] == done["diff"]
     assert [entry["plan"] for entry in predicted["containers"]] == [entry["plan"] for entry in done["containers"]]
     assert set(snapshots(machine)) == {f"{name}@one" for name in (*VOLUMES, "rpool/data/subvol-102-disk-0")}
+    # The volumes of 101 are on two pools.
+    assert ["only freezing" in " ".join(entry["notes"]) for entry in done["containers"]] == [True, False]
     assert all(entry["checkpoint"]["complete"] for entry in done["containers"])
     again = checkpoint(machine, vmids=["101", "102"], name="one")
     assert not again["changed"]
@@ -51,13 +53,31 @@ def test_check_mode_predicts_and_a_second_run_does_nothing(machine: Machine) -> 
 
 def test_volumes_of_one_pool_are_of_one_moment(machine: Machine) -> None:
     """The writer writes one number to its volumes in turn; in a checkpoint they differ by one at most."""
+    env = watch(machine, "zfs", "sync", "lxc-freeze", "lxc-unfreeze")
     for name in ("a", "b", "c"):
-        checkpoint(machine, vmids=["101"], name=name)
+        checkpoint(machine, vmids=["101"], name=name, env=env)
         root, data, srv = (number(machine, f"/{dataset}/.zfs/snapshot/{name}/seq") for dataset in (ROOT, DATA, SRV))
         assert 0 <= data - root <= 1
         # Another pool: it is the freezing that makes this true.
         assert 0 <= root - srv <= 1
         assert running(machine, "101")
+    done = calls(machine, "zfs snapshot", "sync", "lxc-")
+    assert [line.split(" -o ")[0] for line in done[-5:]] == [
+        "lxc-freeze -n 101",
+        f"sync --file-system /{ROOT} /{DATA} /{SRV}",
+        "zfs snapshot",
+        "zfs snapshot",
+        "lxc-unfreeze -n 101",
+    ]
+    # So it is when the volumes are back.
+    assert moves(machine, f"/{DATA}/seq")
+    machine.run(["pct", "stop", "101"])
+    later = number(machine, f"/{DATA}/seq")
+    checkpoint(machine, vmids=["101"], state="restored")
+    root, data, srv = (number(machine, f"/{dataset}/seq") for dataset in VOLUMES)
+    assert 0 <= data - root <= 1
+    assert 0 <= root - srv <= 1
+    assert data < later
 
 
 def test_what_a_checkpoint_keeps_beside_the_volumes(machine: Machine) -> None:
@@ -69,6 +89,7 @@ def test_what_a_checkpoint_keeps_beside_the_volumes(machine: Machine) -> None:
     assert machine.run(f"stat -c %a {files} {files}/*").stdout.split() == ["700", "600", "600", "600"]
     members = machine.run(["zfs", "get", "-H", "-o", "value", "lxcri:members", f"{ROOT}@one"]).stdout
     assert f'["{ROOT}",1073741824]' in members
+    assert machine.run("sha256sum /etc/pve/lxc/101.conf").stdout.split()[0] in members
 
 
 @pytest.mark.parametrize(
@@ -90,12 +111,28 @@ def test_killed_at(machine: Machine, step: str) -> None:
     assert only(again)["checkpoint"]["complete"]
 
 
+@pytest.mark.slow
+def test_killed_with_its_memory(machine: Machine) -> None:
+    """Between the dump and the snapshots."""
+    options = {"vmids": ["103"], "name": "one", "memory": True}
+    assert attempt(machine, **options, env={"LAB_KILL_AT": "present:dumped"}).get("killed") == 9
+    assert running(machine, "103")
+    assert moves(machine, "/rpool/data/subvol-103-disk-0/count")
+    assert snapshots(machine) == []
+    assert only(checkpoint(machine, **options))["checkpoint"]["memory"]
+    assert not checkpoint(machine, **options)["changed"]
+    assert running(machine, "103")
+
+
 def test_another_name_removes_what_an_interruption_left(machine: Machine) -> None:
     """What is not complete goes with the next checkpoint, whatever its name."""
     attempt(machine, vmids=["101"], name="one", env={"LAB_KILL_AT": "present:snapshot:rpool"})
     assert snapshots(machine)
+    # As when the process that thaws is killed too.
+    machine.run("lxc-freeze -n 101 && touch /run/lxcri/frozen/101")
     checkpoint(machine, vmids=["101"], name="two")
     assert set(snapshots(machine)) == {f"{name}@two" for name in VOLUMES}
+    assert running(machine, "101")
 
 
 def test_many_containers_of_a_pool_are_one_snapshot_command(machine: Machine) -> None:
@@ -106,12 +143,12 @@ def test_many_containers_of_a_pool_are_one_snapshot_command(machine: Machine) ->
         ">/etc/pve/lxc/$id.conf; done"
     )
     ids = [str(number) for number in range(301, 321)]
-    result = checkpoint(machine, vmids=ids, name="all", env=count_zfs(machine))
+    result = checkpoint(machine, vmids=ids, name="all", env=watch(machine, "zfs"))
     assert len(result["containers"]) == 20
-    (call,) = zfs_calls(machine, "snapshot")
+    (call,) = calls(machine, "zfs snapshot")
     assert call.count("@all") == 20
-    assert len(zfs_calls(machine, "list")) == 3
-    assert len(zfs_calls(machine, "set")) == 1
+    assert len(calls(machine, "zfs list")) == 3
+    assert len(calls(machine, "zfs set")) == 1
 
 
 def test_locks_of_proxmox(machine: Machine) -> None:
@@ -143,16 +180,29 @@ def test_pool_full(machine: Machine) -> None:
     machine.run(
         "truncate -s 80M /tmp/tiny && zpool create tiny /tmp/tiny && zfs create tiny/subvol-101-disk-2 && "
         "printf 'zfspool: tiny\\n\\tpool tiny\\n' >>/etc/pve/storage.cfg && "
-        "echo 'mp2: tiny:subvol-101-disk-2,mp=/tiny' >>/etc/pve/lxc/101.conf; "
+        "echo 'mp2: tiny:subvol-101-disk-2,mp=/tiny' >>/etc/pve/lxc/101.conf && "
+        "zfs create -o mountpoint=none tiny/replica"
+    )
+    checkpoint(machine, vmids=["101"], name="before")
+    machine.run(
         "dd if=/dev/urandom of=/tiny/subvol-101-disk-2/fill bs=64k 2>/dev/null; sync; "
         "zfs set refreservation=$(zfs get -Hp -o value available tiny/subvol-101-disk-2) tiny || true"
     )
-    result = attempt(machine, vmids=["101"], name="one")
-    assert result.get("failed"), result
-    assert result["failure"]["code"] == "pool_full", result["failure"]
-    assert "tiny" in result["failure"]["message"]
-    assert snapshots(machine) == []
+    failure = refused(machine, "pool_full", vmids=["101"], name="one")
+    assert failure["details"]["dataset"] == "tiny/subvol-101-disk-2"
     assert running(machine, "101")
+    # The safety checkpoint has no room.
+    failure = refused(machine, "pool_full", vmids=["101"], state="restored")
+    assert failure["details"]["dataset"] == "tiny/subvol-101-disk-2"
+    assert running(machine, "101")
+    assert moves(machine, f"/{DATA}/seq")
+    assert "lock:" not in machine.read("/etc/pve/lxc/101.conf")
+    checkpoint(machine, vmids=["102"], name="one")
+    result = machine.module("zfs_replica", {"vmids": ["102"], "target": "tiny/replica"})
+    assert result["failure"]["code"] == "pool_full", result
+    assert "tiny/replica/" in str(result["failure"]["details"])
+    assert snapshots(machine, "tiny/replica") == []
+    assert running(machine, "102")
 
 
 def test_a_name_that_is_taken(machine: Machine) -> None:
@@ -179,18 +229,35 @@ def test_hold_and_release(machine: Machine) -> None:
     assert set(snapshots(machine)) == {f"{name}@two" for name in VOLUMES}
 
 
+def test_keep_spares(machine: Machine) -> None:
+    """What is held or has clones stays and does not count, nor does what an interrupted run has left."""
+    for name in ("auto-1", "auto-2", "auto-3", "auto-4"):
+        checkpoint(machine, vmids=["102"], name=name)
+    checkpoint(machine, vmids=["102"], name="auto-1", hold="audit")
+    checkpoint(machine, vmids=["102"], name="auto-2", clone_to={"vmid": "202"})
+    attempt(machine, vmids=["102"], name="auto-5", env={"LAB_KILL_AT": "present:stored"})
+    options = {"vmids": ["102"], "state": "absent", "prefix": "auto-", "keep": {"last": 1}}
+    done = only(checkpoint(machine, **options))
+    assert [change["key"] for change in done["plan"]] == ["auto-3"]
+    left = [name.split("@")[1] for name in snapshots(machine, "rpool/data/subvol-102-disk-0")]
+    assert left == ["auto-1", "auto-2", "auto-4", "auto-5"]
+    assert not checkpoint(machine, **options)["changed"]
+
+
 def test_keep(machine: Machine) -> None:
     """Only our own of the prefix, never the newest; check mode lists what would go."""
-    for name in ("auto-1", "auto-2", "auto-3", "mine"):
-        checkpoint(machine, vmids=["102"], name=name)
+    checkpoint(machine, vmids=["102"], name="auto-1")
+    # Between two that go: a range of names would take it along.
     machine.run(["zfs", "snapshot", "rpool/data/subvol-102-disk-0@auto-foreign"])
+    for name in ("auto-2", "auto-3", "mine"):
+        checkpoint(machine, vmids=["102"], name=name)
     options = {"vmids": ["102"], "state": "absent", "prefix": "auto-", "keep": {"last": 1}}
     predicted = checkpoint(machine, **options, check_mode=True)
     assert [change["key"] for change in only(predicted)["plan"]] == ["auto-1", "auto-2"]
     assert checkpoint(machine, **options)["changed"]
     assert not checkpoint(machine, **options)["changed"]
     left = [name.split("@")[1] for name in snapshots(machine, "rpool/data/subvol-102-disk-0")]
-    assert left == ["auto-3", "mine", "auto-foreign"]
+    assert left == ["auto-foreign", "auto-3", "mine"]
     refused(machine, "invalid_option", vmids=["102"], state="absent", keep={"last": 1}, keep_timezone="Nowhere/Else")
 
 
@@ -219,6 +286,7 @@ def test_check_mode_of_several_steps(machine: Machine, options: dict[str, t.Any]
 
 def test_clone_to(machine: Machine) -> None:
     """A new container: other id, hostname and addresses; its volumes are clones; the source goes on."""
+    machine.run("echo 'net0: name=eth0,bridge=vmbr0,hwaddr=BC:24:11:00:00:01,type=veth' >>/etc/pve/lxc/101.conf")
     checkpoint(machine, vmids=["101"], name="one")
     options = {"vmids": ["101"], "name": "one", "clone_to": {"vmid": "201", "hostname": "copy"}}
     before = state(machine)
@@ -230,9 +298,10 @@ def test_clone_to(machine: Machine) -> None:
     assert "rootfs: local-zfs:subvol-201-disk-0," in config
     assert "mp1: tank-zfs:subvol-201-disk-0," in config
     assert "lock:" not in config
-    for line in machine.read("/etc/pve/lxc/101.conf").splitlines():
-        if "hwaddr=" in line:
-            assert line.split("hwaddr=")[1][:17] not in config
+    assert "hwaddr=BC:24:11:" in config
+    assert "BC:24:11:00:00:01" not in config
+    acl = machine.run("zfs get -H -o value,source acltype rpool/data/subvol-201-disk-0").stdout.split()
+    assert acl == ["posix", "local"]
     machine.run(["pct", "start", "201"])
     assert moves(machine, "/rpool/data/subvol-201-disk-1/seq")
     assert not checkpoint(machine, **options)["changed"]

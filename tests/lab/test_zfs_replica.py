@@ -384,6 +384,11 @@ def test_retention_is_predicted(machine: Machine) -> None:
         assert list(guids(machine, REPLICA)) == volume(result)["sent"][-2:]
         assert replica(machine, "103", **options)["changed"] is False
         take(machine, ["d0", "d1", "d2"], "103")
+    # The base stays also when there are newer ones that no replication has seen.
+    take(machine, ["d3", "d4"], "103")
+    machine.module("zfs_checkpoint", {"vmids": ["103"], "state": "absent", "prefix": "d", "keep": {"last": 1}})
+    assert [name for name in guids(machine, COUNTER) if name.startswith("d")] == ["d2", "d4"]
+    assert volume(replica(machine, "103"))["base"] == "d2"
 
 
 def test_absent_lets_go(machine: Machine) -> None:
@@ -408,17 +413,18 @@ def test_a_container_moves(machine: Machine) -> None:
     options = {"target": "tank/ct", **SSH}
     take(machine, "first", "103")
     replica(machine, "103", **options)
+    machine.write(f"/{COUNTER}/between", "written between the two\n")
     machine.run("pct stop 103")
-    count = int(machine.read(f"/{COUNTER}/count"))
+    count = machine.read(f"/{COUNTER}/count")
     take(machine, "last", "103")
     assert volume(replica(machine, "103", **options))["base"] == "first"
     moved = "tank/ct/subvol-103-disk-0"
-    machine.run(f"""
+    there = machine.run(f"""
         zfs rename tank/ct/{COUNTER} {moved} &&
         zfs inherit lxcri:source {moved} && zfs inherit readonly {moved} &&
         zfs set canmount=on {moved} && zfs inherit mountpoint {moved} &&
-        sed -i s/local-zfs:/tank-zfs:/ /etc/pve/lxc/103.conf && pct start 103
-    """)
-    assert int(machine.read(f"/{moved}/count")) >= 0
+        sed s/local-zfs:/tank-zfs:/ /var/lib/lxcri/checkpoints/103/last/config >/etc/pve/lxc/103.conf &&
+        cat /{moved}/between /{moved}/count && pct start 103
+    """).stdout
+    assert there == f"written between the two\n{count}"
     assert machine.run("pct status 103").stdout == "status: running\n"
-    assert count > 0

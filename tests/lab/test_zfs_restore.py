@@ -12,6 +12,7 @@ import pytest
 from ansible_collections.lxcri.proxmox.tests.lab.machine import Machine
 from ansible_collections.lxcri.proxmox.tests.lab.support import (
     attempt,
+    calls,
     checkpoint,
     moves,
     number,
@@ -19,6 +20,7 @@ from ansible_collections.lxcri.proxmox.tests.lab.support import (
     running,
     snapshots,
     state,
+    watch,
 )
 
 ROOT, DATA, SRV = "rpool/data/subvol-101-disk-0", "rpool/data/subvol-101-disk-1", "tank/ct/subvol-101-disk-0"
@@ -57,8 +59,14 @@ def test_to_the_newest_and_back(machine: Machine) -> None:
     before = state(machine)
     predicted = only(checkpoint(machine, vmids=["101"], state="restored", check_mode=True))
     assert state(machine) == before
-    done = only(checkpoint(machine, vmids=["101"], state="restored"))
+    done = only(
+        checkpoint(machine, vmids=["101"], state="restored", env=watch(machine, "pct", "lxc-start", "lxc-stop"))
+    )
     assert done["changed"]
+    # The quota is another one, so that the size in the configuration is too.
+    assert calls(machine, "") == ["pct stop 101 --skiplock", "pct rescan --vmid 101", "pct start 101 --skiplock"]
+    holds = machine.run(f"zfs list -H -t snapshot -o name,userrefs | grep @{done['safety']}").lines
+    assert [line.split("\t")[1] for line in holds] == ["1"] * 3
     assert [change["key"] for change in done["plan"]] == [change["key"] for change in predicted["plan"]]
     assert done["lost"] == [] if "lost" in done else True
     assert marks(machine) == ["one"] * 3
@@ -131,12 +139,16 @@ def test_in_place_without_safety(machine: Machine) -> None:
     checkpoint(machine, vmids=["101"], name="one")
     mark(machine, "two")
     checkpoint(machine, vmids=["101"], name="two")
+    machine.run(["zfs", "set", "refquota=2G", ROOT])
     guids = machine.run(["zfs", "get", "-H", "-o", "value", "guid", *VOLUMES]).stdout
     lose = [f"{dataset}@two" for dataset in VOLUMES]
     options = {"vmids": ["101"], "name": "one", "state": "restored", "safety": False}
     refused(machine, "would_lose_data", **options)
-    checkpoint(machine, **options, lose=lose)
+    checkpoint(machine, **options, lose=lose, env=watch(machine, "zfs"))
     assert marks(machine) == ["one"] * 3
+    assert machine.run(["zfs", "get", "-Hp", "-o", "value", "refquota", ROOT]).stdout.strip() == str(1 << 30)
+    done = [line.split()[1] for line in calls(machine, "zfs rollback", "zfs unmount", "zfs mount")]
+    assert done == ["rollback"] * 3 + ["unmount"] * 3 + ["mount"] * 3
     assert machine.run(["zfs", "get", "-H", "-o", "value", "guid", *VOLUMES]).stdout == guids
     assert set(snapshots(machine)) == {f"{dataset}@one" for dataset in VOLUMES}
     assert running(machine, "101")
@@ -200,11 +212,7 @@ STEPS = [
     "safety",
     "held",
     "unmounted",
-    f"aside:{DATA}",
-    f"aside:{SRV}",
-    f"cloned:{ROOT}",
-    f"promoted:{ROOT}",
-    f"promoted:{SRV}",
+    *(f"{step}:{dataset}" for step in ("aside", "cloned", "promoted") for dataset in VOLUMES),
     "swapped",
     "decided",
     "dropped",
@@ -212,10 +220,16 @@ STEPS = [
     "unlocked",
     "started",
 ]
+# Those of the safety checkpoint.
+SAFETY_STEPS = [f"present:{step}" for step in ("snapshot:rpool", "snapshot:tank", "stored", "complete")]
 
 
 @pytest.mark.parametrize(
-    "step", [pytest.param(step, marks=() if step in OFTEN else pytest.mark.slow) for step in STEPS]
+    "step",
+    [
+        *(pytest.param(f"restore:{step}", marks=() if step in OFTEN else pytest.mark.slow) for step in STEPS),
+        *(pytest.param(step, marks=pytest.mark.slow) for step in SAFETY_STEPS),
+    ],
 )
 def test_killed_at(machine: Machine, step: str) -> None:
     """Nothing is lost, and running it again gets there."""
@@ -225,8 +239,13 @@ def test_killed_at(machine: Machine, step: str) -> None:
     checkpoint(machine, vmids=["101"], name="two")
     lose = [f"{dataset}@two" for dataset in VOLUMES]
     options = {"vmids": ["101"], "name": "one", "state": "restored", "lose": lose}
-    result = attempt(machine, **options, env={"LAB_KILL_AT": f"restore:{step}"})
+    result = attempt(machine, **options, env={"LAB_KILL_AT": step})
     assert result.get("killed") == 9, result
+    # Meanwhile nobody starts it.
+    locked = step not in ("restore:journal", "restore:unlocked", "restore:started")
+    assert ("lock: rollback" in machine.read("/etc/pve/lxc/101.conf")) == locked
+    if step == "restore:swapped":
+        assert "CT is locked (rollback)" in machine.run(["pct", "start", "101"], check=False).stderr
     assert checkpoint(machine, **options, check_mode=True)["changed"]
     checkpoint(machine, **options)
     assert marks(machine) == ["one"] * 3
@@ -242,16 +261,35 @@ def test_killed_at(machine: Machine, step: str) -> None:
     assert marks(machine) == ["two"] * 3
 
 
-@pytest.mark.parametrize("step", ["stopped", f"rolled back:{ROOT}", f"rolled back:{SRV}", "unlocked"])
+@pytest.mark.slow
+def test_killed_twice(machine: Machine) -> None:
+    """The run that undoes it is killed as well."""
+    mark(machine, "one")
+    checkpoint(machine, vmids=["101"], name="one")
+    mark(machine, "two")
+    for step in (f"restore:promoted:{ROOT}", f"restore:undone:{ROOT}"):
+        assert attempt(machine, vmids=["101"], state="restored", env={"LAB_KILL_AT": step}).get("killed") == 9
+    checkpoint(machine, vmids=["101"], name="later")
+    assert marks(machine) == ["two"] * 3
+    assert running(machine, "101")
+    assert set(snapshots(machine)) == {f"{dataset}@{name}" for dataset in VOLUMES for name in ("one", "later")}
+
+
+# Each time again, and with all tests.
+IN_PLACE = ("stopped", f"rolled back:{ROOT}", f"rolled back:{SRV}", "unlocked")
+IN_PLACE_SLOW = ("journal", "locked", f"rolled back:{DATA}", "dropped", "settled")
+
+
+@pytest.mark.parametrize("step", [*IN_PLACE, *(pytest.param(step, marks=pytest.mark.slow) for step in IN_PLACE_SLOW)])
 def test_killed_in_place(machine: Machine, step: str) -> None:
-    """A rollback in place is finished by the next run of any kind."""
+    """A rollback in place is finished by the next run of any kind; undone if it had not begun."""
     mark(machine, "one")
     checkpoint(machine, vmids=["101"], name="one")
     mark(machine, "two")
     options = {"vmids": ["101"], "name": "one", "state": "restored", "safety": False}
     assert attempt(machine, **options, env={"LAB_KILL_AT": f"restore:{step}"}).get("killed") == 9
     checkpoint(machine, vmids=["101"], name="later")
-    assert marks(machine) == ["one"] * 3
+    assert marks(machine) == (["two"] if step in ("journal", "locked") else ["one"]) * 3
     assert running(machine, "101")
 
 
@@ -312,6 +350,9 @@ def test_a_locked_key(machine: Machine) -> None:
     )
     failure = refused(machine, "key_unavailable", **options, state="restored")
     assert failure["details"]["dataset"] == "tank/containers/secret"
+    # Taking and removing works without.
+    checkpoint(machine, **options, name="two")
+    checkpoint(machine, **options, name="two", state="absent")
     machine.run("zfs load-key tank/containers/secret && zfs mount tank/containers/secret")
     checkpoint(machine, **options, state="restored")
     assert machine.read("/tank/containers/secret/file") == "one\n"
@@ -324,6 +365,14 @@ def test_what_is_not_there(machine: Machine) -> None:
     attempt(machine, vmids=["101"], name="half", env={"LAB_KILL_AT": "present:stored"})
     refused(machine, "checkpoint_incomplete", vmids=["101"], name="half", state="restored")
     checkpoint(machine, vmids=["101"], name="one")
+    # The newest that is complete is meant.
+    attempt(machine, vmids=["101"], name="half", env={"LAB_KILL_AT": "present:stored"})
+    assert only(checkpoint(machine, vmids=["101"], state="restored", mode="clone", check_mode=True))["name"] == "one"
+    planned = only(checkpoint(machine, vmids=["101"], clone_to={"vmid": "201"}, check_mode=True))["plan"]
+    assert planned[0]["after"] == "clone of 101@one"
+    machine.run(["zfs", "destroy", f"{SRV}@one"])
+    failure = refused(machine, "checkpoint_incomplete", vmids=["101"], name="one", state="restored")
+    assert failure["details"]["dataset"] == SRV
     machine.run("mkdir -p /etc/pve/ha && printf 'ct: 101\n\tstate started\n' >/etc/pve/ha/resources.cfg")
     refused(machine, "ha_managed", vmids=["101"], state="restored")
     machine.run("rm /etc/pve/ha/resources.cfg; sed -i '1i lock: backup' /etc/pve/lxc/101.conf")
@@ -350,9 +399,13 @@ def test_the_configuration(machine: Machine) -> None:
     machine.run("sed -i 's/^hostname: .*/hostname: renamed/' /etc/pve/lxc/101.conf")
     checkpoint(machine, vmids=["101"], state="restored", name="one")
     assert "hostname: renamed" in machine.read("/etc/pve/lxc/101.conf")
+    rules = machine.read("/etc/pve/firewall/101.fw")
+    machine.write("/etc/pve/firewall/101.fw", "[OPTIONS]\n\nenable: 0\n")
     result = checkpoint(machine, vmids=["101"], state="restored", name="one", config="restore", diff=True)
     assert "hostname: renamed" in str(result["diff"])
+    assert "enable: 0" in str(result["diff"])
     assert "hostname: renamed" not in machine.read("/etc/pve/lxc/101.conf")
+    assert machine.read("/etc/pve/firewall/101.fw") == rules
     assert running(machine, "101")
 
 
@@ -468,3 +521,18 @@ def test_memory(machine: Machine) -> None:
     assert number(machine, count) < then
     checkpoint(machine, vmids=["103"], name="two")
     refused(machine, "memory_missing", vmids=["103"], name="two", state="restored", memory=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["settled", "unlocked"])
+def test_killed_with_its_memory(machine: Machine, step: str) -> None:
+    """The next run starts it from its memory."""
+    checkpoint(machine, vmids=["103"], name="one", memory=True)
+    then = number(machine, "/rpool/data/subvol-103-disk-0/.zfs/snapshot/one/count")
+    machine.run("sleep 3")
+    options = {"vmids": ["103"], "state": "restored", "memory": True, "env": {"LAB_KILL_AT": f"restore:{step}"}}
+    assert attempt(machine, **options).get("killed") == 9
+    checkpoint(machine, vmids=["103"], name="later")
+    assert running(machine, "103")
+    assert then <= number(machine, "/rpool/data/subvol-103-disk-0/count")
+    assert moves(machine, "/rpool/data/subvol-103-disk-0/count")
