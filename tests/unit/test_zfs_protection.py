@@ -11,6 +11,7 @@ import itertools
 import json
 import re
 import typing as t
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import checkpoin
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import declared, freeze, host, journal, restore
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import (
     Outcome,
+    choose_method,
     expired,
     prune,
     snapshot_all,
@@ -125,6 +127,18 @@ def test_what_a_killed_run_has_left_frozen_is_thawed_first(lab: Lab, tmp_path: P
 
 def test_the_name_by_default(lab: Lab) -> None:
     assert re.fullmatch(r"lxcri-\d{8}T\d{6}Z", take_one(lab, None).name or "")
+
+
+def test_what_lies_on_several_pools_is_told(lab: Lab) -> None:
+    """Its snapshots are not of one transaction."""
+    volumes = (host.Volume("rootfs", "a", "rpool/a"), host.Volume("mp0", "b", "rpool/b"))
+    [reason] = choose_method(lab.host, host.Container("101", volumes, True))[1]
+    assert "pools" not in reason
+    method, reasons = choose_method(
+        lab.host, host.Container("101", (*volumes, host.Volume("mp1", "c", "tank/c")), True)
+    )
+    assert method == "zfs"
+    assert "2 pools (rpool, tank)" in reasons[-1]
 
 
 # ------------------------------------------------------------------------------------------------------- removing
@@ -271,6 +285,15 @@ def test_in_place_the_quota_and_the_mounts_are_those_of_before(lab: Lab, tmp_pat
         f"zfs mount {ROOT}",
         f"zfs mount {DATA}",
     ]
+
+
+def test_firewall_rules_that_came_later_stay(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container without rules is open; nobody asked for that."""
+    whole = lab.host.container
+    monkeypatch.setattr(lab.host, "container", lambda name: replace(whole(name), firewall="[RULES]\n"))
+    notes = lab.restore("two", config="restore", check_mode=True)["notes"]
+    assert notes == ["The checkpoint has no firewall rules; those that are there stay."]
+    assert lab.restore("two", check_mode=True)["notes"] == []
 
 
 def test_one_that_does_not_stop(lab: Lab, tmp_path: Path) -> None:

@@ -722,13 +722,6 @@ def test_the_files_of_another_checkpoint(make: t.Callable[[], Lab]) -> None:
     assert lab.restore("two")["changed"]
 
 
-def test_firewall_rules_that_came_later(make: t.Callable[[], Lab]) -> None:
-    lab = make()
-    lab.host.firewall = "[RULES]\n"
-    plan = lab.restore("two", config="restore", check_mode=True)["plan"]
-    assert {"key": "firewall", "before": "[RULES]\n", "after": ""} in plan
-
-
 def test_what_an_older_one_of_the_name_has_left(make: t.Callable[[], Lab]) -> None:
     lab = make()
     lab.store.save("web", "three", {"config": "old", "firewall": "old", "record": "old"})

@@ -328,7 +328,7 @@ def choose_method(host: Host, container: Container) -> tuple[str, list[str]]:
     """
     against = [volume.reason for volume in container.volumes if not volume.dataset]
     if not against and container.volumes:
-        return "zfs", ["All volumes are on ZFS."]
+        return "zfs", ["All volumes are on ZFS.", *_between_pools(container)]
     reasons = [f"Not zfs: {reason}." for reason in against] or ["Not zfs: the container has no volumes."]
     if host.proxmox:
         path = f"/nodes/localhost/lxc/{container.id}/feature"
@@ -347,6 +347,14 @@ def choose_method(host: Host, container: Container) -> tuple[str, list[str]]:
         container=container.id,
         reasons=reasons,
     )
+
+
+def _between_pools(container: Container) -> list[str]:
+    """What is to be known of a checkpoint whose snapshots are not of one transaction. It is kept in its record."""
+    pools = sorted({dataset.split("/")[0] for dataset in container.datasets})
+    if len(pools) < 2:
+        return []
+    return [f"They are on {len(pools)} pools ({', '.join(pools)}): between those only freezing makes it consistent."]
 
 
 # --------------------------------------------------------------------------------------------------------- taking
@@ -424,12 +432,6 @@ def _plan(
             "invalid_option",
             f"name: Proxmox does not take {name!r} for a snapshot of {container.id}.",
             "Use two to forty letters, digits, - and _, beginning with a letter.",
-        )
-    pools = {dataset.split("/")[0] for dataset in container.datasets}
-    if outcome.method == "zfs" and len(pools) > 1:
-        outcome.notes.append(
-            f"The volumes are on {len(pools)} pools ({', '.join(sorted(pools))}): between the pools only freezing "
-            "makes the checkpoint consistent."
         )
     outcome.add(name, None, outcome.method)
     return outcome

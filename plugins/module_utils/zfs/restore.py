@@ -250,9 +250,12 @@ def _plan(
     plan = Plan(container, checkpoint, [], [], None, None, unchanged=False)
     if config == "restore":
         files = files_of(checkpoint, store)
-        wanted, firewall = _merged(container.config, files["config"]), files.get("firewall", "")
+        wanted, firewall = _merged(container.config, files["config"]), files.get("firewall")
         plan.config = wanted if wanted != container.config else None
-        plan.firewall = firewall if firewall != container.firewall else None
+        plan.firewall = firewall if firewall and firewall != container.firewall else None
+        if container.firewall and not firewall:
+            # Without rules the container would be open, for which nobody asked.
+            plan.notes.append("The checkpoint has no firewall rules; those that are there stay.")
     if checkpoint.method != "zfs":
         if checkpoint.method == "vzdump":
             plan.lost = sorted(volume.volid for volume in container.volumes)
