@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
-from ansible_collections.lxcri.proxmox.tests.lab.machine import CommandError, Machine
+from ansible_collections.lxcri.proxmox.tests.lab.command import directory as developers_machine
+from ansible_collections.lxcri.proxmox.tests.lab.machine import ROOT, CommandError, Machine, remove_abandoned
 
 SEQUENCE = "/rpool/data/subvol-101-disk-1/seq /rpool/data/subvol-101-disk-0/seq /tank/ct/subvol-101-disk-0/seq"
 COUNT = "/rpool/data/subvol-103-disk-0/count"
@@ -204,3 +207,59 @@ def test_reset(machine: Machine) -> None:
     machine.reset()
     assert machine.run("pct status 101; ls /root").stdout == "status: running\n"
     assert numbers(machine, SEQUENCE)
+
+
+def ended(pid: int) -> bool:
+    """Whether a process ends within some seconds."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        stat = Path(f"/proc/{pid}/stat")
+        if not stat.exists() or stat.read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0] == "Z":
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.slow
+def test_a_killed_run_leaves_nothing() -> None:
+    """The emulator dies with it, and the next machine removes its files."""
+    code = f"""
+import sys, time
+sys.path[:] = {sys.path!r}
+from {Machine.__module__} import Machine
+print(Machine.start().directory, flush=True)
+time.sleep(600)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None
+        directory = Path(run.stdout.readline().strip())
+        pid = int((directory / "pid").read_text(encoding="utf-8"))
+        run.kill()
+    assert ended(pid)
+    remove_abandoned(directory.parent)
+    assert not directory.exists()
+
+
+@pytest.mark.slow
+def test_a_machine_for_a_developer() -> None:
+    """One that outlives the command that has started it, until it is told to end."""
+    if developers_machine().exists():
+        pytest.skip("a developer uses it")
+
+    def lab(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([str(ROOT / "dev/lab"), *words], capture_output=True, text=True, timeout=250, check=False)
+
+    assert lab("status").returncode == 1
+    done = lab("up")
+    try:
+        assert done.returncode == 0, done.stderr
+        pid = int((developers_machine() / "pid").read_text(encoding="utf-8"))
+        assert lab("ssh", "pct", "status", "101").stdout == "status: running\n"
+        assert lab("run", "exit 3").returncode == 3
+        # It runs already.
+        assert "runs in" in lab("up").stdout
+    finally:
+        done = lab("down")
+    assert done.returncode == 0, done.stderr
+    assert ended(pid)
+    assert not developers_machine().exists()
