@@ -320,6 +320,8 @@ def test_clone_to(machine: Machine) -> None:
         "tank/ct/subvol-201-disk-0",
         "promoted:rpool/data/subvol-201-disk-0",
         "promoted:tank/ct/subvol-201-disk-0",
+        pytest.param("made", marks=pytest.mark.slow),
+        pytest.param("unlocked", marks=pytest.mark.slow),
     ],
 )
 def test_clone_killed_at(machine: Machine, step: str) -> None:
@@ -327,7 +329,7 @@ def test_clone_killed_at(machine: Machine, step: str) -> None:
     checkpoint(machine, vmids=["101"], name="one")
     options = {"vmids": ["101"], "clone_to": {"vmid": "201", "promote": True}}
     assert attempt(machine, **options, env={"LAB_KILL_AT": f"clone:{step}"}).get("killed") == 9
-    assert "lock: create" in machine.read("/etc/pve/lxc/201.conf")
+    assert ("lock: create" in machine.read("/etc/pve/lxc/201.conf")) == (step != "unlocked")
     assert checkpoint(machine, **options)["changed"]
     assert not checkpoint(machine, **options)["changed"]
     assert not checkpoint(machine, **options, name="one")["changed"]
