@@ -45,6 +45,11 @@ class Container(FakeCt):
         self.pending = {key: value for key, value in self.pending.items() if value is not None}
 
     @property
+    def ha_managed(self) -> bool:
+        """Whether HA carries out what is asked of it (service_check_ha_state of PVE/HA/Config.pm)."""
+        return self.ha_state not in (None, "ignored")
+
+    @property
     def status(self) -> str:
         """running or stopped; a stop applies what is pending (hotplug-099, 100)."""
         return self._status

@@ -247,7 +247,7 @@ class Containers(Configuration, Backups):
         vmid, running = ct.vmid, f"unable to destroy CT {ct.vmid} - container is running"
         self._check_protection(ct, f"can't remove CT {vmid}")
         self._ct_check_lock(ct)
-        if ct.ha_managed and not v.get("purge"):
+        if ct.ha_state and not v.get("purge"):
             raise PveError(500, f"unable to remove CT {vmid} - used in HA resources and purge parameter not set.")
         if ct.status == "running" and not v.get("force"):
             raise PveError(500, running)

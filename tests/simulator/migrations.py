@@ -44,7 +44,10 @@ class Migrations(Containers):
         """With the usage and the HA states that a test has set."""
         answer = await super()._resources(request)
         entries = json.loads(answer.text)["data"]
+        ignored = {ct.vmid for ct in self.cts if ct.ha_state == "ignored"}
         for entry in entries:
+            if entry["type"] == "lxc" and entry["vmid"] in ignored:
+                entry["hastate"] = "ignored"
             if entry["type"] == "node" and entry["status"] == "online":
                 entry.update(self.node_usage.get(entry["node"], {}))
             elif entry["type"] == "storage":

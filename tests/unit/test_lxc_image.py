@@ -280,5 +280,7 @@ def test_the_holder_is_found_again() -> None:
     assert find(None, "web-1") == 302
     assert find(201, "web-1", 301) == 301
     assert find(202, None) == 303
+    # A clone of 201 has its note.
+    assert find(305, None, 302) is None
     assert find(203, None) is None
     assert find(None, "web-9") is None

@@ -400,9 +400,10 @@ def test_snapshots_forbid_it(lxc: Lxc, hub: Hub) -> None:
     assert run.details["snapshots"] == ["before"]
 
 
-def test_high_availability_forbids_it(lxc: Lxc, hub: Hub) -> None:
+@pytest.mark.parametrize("state", ["started", "ignored"])
+def test_high_availability_forbids_it(lxc: Lxc, hub: Hub, state: str) -> None:
     filled(lxc, hub)
-    lxc.cluster.call(lambda cluster: setattr(cluster.ct(201), "ha_state", "started"))
+    lxc.cluster.call(lambda cluster: setattr(cluster.ct(201), "ha_state", state))
     lxc.refused("ha_managed", **options())
 
 

@@ -26,6 +26,7 @@ class Guest:
     kind: ``lxc`` or ``qemu``.
     name: None while the cluster does not know it yet.
     lock: of the operation that is under way, such as ``create``.
+    ha: the state of its resource in HA, ``ignored`` among them; None when it is none.
     current: whether name and status were read from the node.
     """
 
@@ -38,6 +39,7 @@ class Guest:
     pool: str | None = None
     tags: tuple[str, ...] = ()
     lock: str | None = None
+    ha: str | None = None
     current: bool = False
 
     @property
@@ -136,8 +138,7 @@ class Cluster:
                 vmid = int(entry["vmid"])
                 known = guests.get(vmid) or Guest(vmid, "lxc", node)
                 read = _guest({**entry, "type": "lxc", "node": node})
-                pool = known.pool
-                guests[vmid] = replace(read, pool=pool, current=True, name=read.name or known.name)
+                guests[vmid] = replace(read, pool=known.pool, ha=known.ha, current=True, name=read.name or known.name)
         self._names = None
 
     def by_hostname(self, hostname: str, exhaustive: bool) -> Guest | None:
@@ -224,6 +225,7 @@ def _guest(entry: t.Mapping[str, t.Any]) -> Guest:
         pool=entry.get("pool") or None,
         tags=properties.read("tags", entry.get("tags")) or (),
         lock=entry.get("lock") or None,
+        ha=entry.get("hastate") or None,
     )
 
 

@@ -522,8 +522,7 @@ class Engine:
         found = self._images.find(spec, declared.timeout)
         artefact = self._images.artefact(spec, found, before.node, declared.timeout)
         holder = self._holder(replace(declared, vmid=before.vmid), held_by)
-        guest = self._cluster.guest(before.vmid)
-        standing = read_standing(self._client, before, holder, guest.pool if guest else None)
+        standing = read_standing(self._client, before, holder, self._cluster.guest(before.vmid))
         return ImageFacts(found.digest, None, artefact, standing)
 
     def _holder(self, declared: Declared, known: int | str | None) -> Actual | None:

@@ -212,25 +212,25 @@ def _object(data: bytes) -> dict[str, t.Any]:
 # ------------------------------------------------------------------------------------------------------ recreation
 
 
-def read_standing(client: Client, actual: Actual | None, holder: Actual | None, pool: str | None) -> Standing:
+def read_standing(client: Client, actual: Actual, holder: Actual | None, guest: Guest | None) -> Standing:
     """What stands beside a container that is to be made anew.
+
+    guest: the container as the cluster lists it.
 
     Raises:
         Failure: what the API answers.
     """
-    if actual is None:
-        return Standing(holder, pool)
     snapshots = [str(entry.get("name")) for entry in client.get(f"{actual.path}/snapshot") or []]
     config = client.get(f"{actual.path}/config") or {}
-    status = client.get(f"{actual.path}/status/current") or {}
     jobs = client.get(f"nodes/{actual.node}/replication", guest=actual.vmid) or []
     return Standing(
         holder,
-        pool,
+        guest.pool if guest else None,
         snapshots=tuple(sorted(name for name in snapshots if name != "current")),
         lines=tuple(f"{key}: {value}" for key, value in config.get("lxc") or ()),
         rules=len(client.get(f"{actual.path}/firewall/rules") or []),
-        managed=bool((status.get("ha") or {}).get("managed")),
+        # Proxmox does not remove what HA ignores either (service_is_configured of PVE/HA/Config.pm).
+        managed=bool(guest and guest.ha),
         replicated=any(str(job.get("guest")) == str(actual.vmid) for job in jobs),
     )
 
@@ -251,7 +251,12 @@ def find_holder(
         match = HOLDER_NAME.fullmatch(guest.name or "")
         if guest.kind != "lxc" or not match:
             continue
-        if guest.vmid != known and (int(match["vmid"]) != vmid if vmid is not None else match["hostname"] != hostname):
+        if vmid is not None:
+            # A copy of the container has its note, but not its volumes.
+            is_of_another = int(match["vmid"]) != vmid
+        else:
+            is_of_another = guest.vmid != known and match["hostname"] != hostname
+        if is_of_another:
             continue
         actual = read(guest.node, guest.vmid)
         journal = journal_of(actual.config.get("description")) if actual else None
