@@ -520,6 +520,7 @@ surge:
   description:
     - Whether the container is there only while others of its O(GROUP) are changed. It is created before the first of
       them is changed, and removed B(with its volumes) when the last one works.
+    - It is never protected.
   type: bool
 health:
   description:

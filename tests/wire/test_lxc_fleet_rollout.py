@@ -848,6 +848,15 @@ def test_a_further_replica_is_there_while_the_others_are_changed(web: Fleet) -> 
     assert "{vmid}" not in json.dumps(entry["plan"])
 
 
+def test_a_further_replica_is_not_protected(web: Fleet) -> None:
+    web.surge = 1
+    web.strategy = {"group": "web", "max_unavailable": 0}
+    run = web.apply(memory=512, protection=True)
+    assert run.rollout["batches"][0] == ["web-6"]
+    assert sorted(web.states()) == ALL
+    web.unchanged(memory=512, protection=True)
+
+
 def test_more_are_changed_at_a_time_with_further_replicas(web: Fleet) -> None:
     web.surge = 2
     web.strategy = {"group": "web", "max_unavailable": 1}

