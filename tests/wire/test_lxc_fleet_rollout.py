@@ -373,6 +373,32 @@ def test_a_replica_that_does_not_start_is_rolled_back(web: Fleet) -> None:
     assert (web.states(), web.snapshots()) == (dict.fromkeys(ALL, "running"), {})
 
 
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("status", "message", "code"),
+    [(596, "Broken pipe", "node_offline"), (401, "permission denied - invalid PVE ticket", "authentication_failed")],
+)
+def test_a_replica_that_could_not_be_asked_is_not_rolled_back(web: Fleet, status: int, message: str, code: str) -> None:
+    def vanish(cluster: Cluster, _request: t.Any) -> None:
+        cluster.fail("GET", "/status/current", status, message)
+
+    def come_back(cluster: Cluster, _request: t.Any) -> None:
+        cluster.clear_failures()
+
+    on_request(web.cluster, "POST", "/status/reboot", vanish)
+    on_request(web.cluster, "POST", "/rollback", come_back)
+    run = web(features={"nesting": True})
+    assert run.codes() == {"web-1": code}
+    assert [line for line in run.writes if line.endswith("/rollback")] == []
+    assert "Whether it works is not known." in run.result["msg"]
+    account = run.rollout["failed"][0]
+    assert (account["rolled_back"], account["snapshot"]) == (False, SNAPSHOT)
+    assert (web.snapshots(), run.rollout["kept"]) == ({"web-1": [SNAPSHOT]}, ALL[1:])
+    web.cluster.call("clear_failures")
+    web(features={"nesting": True}).succeeded()
+    assert (web.snapshots(), web.states()) == ({}, dict.fromkeys(ALL, "running"))
+
+
 def test_a_new_replica_that_does_not_work_keeps_the_others_as_they_are(web: Fleet) -> None:
     web.replicas = 6
     web.services.broken.add("web-6")

@@ -266,7 +266,8 @@ class Executor:
         pause = FIRST_POLL
         while not done():
             if time.monotonic() > deadline:
-                raise Failure("timeout", f"The container never {what} within {limit:g} s.", "Raise 'timeout'.")
+                message = f"The container never {what} within {limit:g} s."
+                raise Failure("timeout", message, "Raise 'timeout'.", state=what)
             self._sleep(pause)
             pause = min(pause * 1.5, LAST_POLL)
 

@@ -51,6 +51,15 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.reference import
 
 # The locks that a roll-out's own tasks hold, which go on when the run that started them is interrupted.
 _OWN_LOCKS = ("snapshot", "snapshot-delete", "rollback", "disk", "destroyed")
+# Failures that say nothing about a container, only about the cluster that was asked.
+_OF_CLUSTER = (
+    "unreachable",
+    "node_offline",
+    "authentication_failed",
+    "certificate_invalid",
+    "no_quorum",
+    "lock_timeout",
+)
 # Seconds within which a container runs whose start has ended without an error.
 SETTLING = 2.0
 
@@ -452,7 +461,8 @@ class RollingEngine(Engine):
                 for member in unit.members:
                     self._finish(member)
             else:
-                cause = next(m.outcome.failure for m in unit.members if m.outcome.failure)
+                failures = [member.outcome.failure for member in unit.members if member.outcome.failure]
+                cause = next((failure for failure in failures if not _leaves_open(failure)), failures[0])
                 for member in unit.members:
                     self._fail(member, unit, cause, strategy if rolls_back else None)
         for member in unit.members:
@@ -569,13 +579,13 @@ class RollingEngine(Engine):
         if outcome.after is not None:
             guard.forget(outcome.after)
 
-    def _fail(self, member: Member, unit: Unit, cause: Failure | None, strategy: Strategy | None) -> None:
+    def _fail(self, member: Member, unit: Unit, cause: Failure, strategy: Strategy | None) -> None:
         """Roll a container back where that is declared, and say in its failure what came of it."""
         outcome, guard = member.outcome, member.guard
-        if outcome.failure is None and cause is not None:
+        if outcome.failure is None:
             # Another container of the replica is the reason.
             outcome.failure = Failure(cause.code, f"Of {unit.name}: {cause.message}", cause.hint, **cause.details)
-        failure = t.cast("Failure", outcome.failure)
+        failure = outcome.failure
         failure.details["changes"] = sorted({change.key for step in member.changes for change in step.changes})
         failure.details["rolled_back"] = False
         if guard is None or not guard.is_taken:
@@ -583,6 +593,12 @@ class RollingEngine(Engine):
         if strategy is None:
             failure.details["snapshot"] = guard.snapshot
             failure.message += f" The {guard.what} of an interrupted roll-out is kept."
+            return
+        if _leaves_open(cause):
+            # A replica that works would lose what was written since.
+            failure.details["snapshot"] = guard.snapshot
+            failure.message += f" Whether it works is not known. It was not rolled back, and the {guard.what} is kept."
+            failure.hint += " The next run checks it, and finishes the change or rolls it back."
             return
         try:
             if isinstance(guard, Guard):
@@ -642,6 +658,12 @@ def _replica(unit: Unit, healthy: bool, waits: bool) -> Replica:
 def _is_unsettled(actual: Actual) -> bool:
     """Whether a roll-out may have been interrupted in the middle of a task, which goes on without it."""
     return is_left(actual) or actual.lock in _OWN_LOCKS
+
+
+def _leaves_open(failure: Failure) -> bool:
+    """Whether a container may work all the same: it was not asked, or a task goes on."""
+    of_container = "state" in failure.details
+    return failure.code in _OF_CLUSTER or (failure.code == "timeout" and not of_container)
 
 
 def _stopped(outcome: Outcome) -> Failure:
