@@ -19,7 +19,8 @@ description:
   - Before a container is moved, its home and whether it runs are noted in a comment of its description. With it any
     later run can finish what was interrupted, on this controller or on another. Migrations that are under way are
     waited for.
-  - Containers under HA are moved by the HA manager, within its rules. VMs are not touched; they are named in the
+  - Containers under HA are moved by the HA manager, within its rules. It takes no options, so that O(shutdown_timeout)
+    does not count for them, and one whose storage is in O(storages) is not moved. VMs are not touched; they are named in the
     result.
   - A container that fails does not stop the others. The task fails at the end and names all that failed.
 seealso:

@@ -95,12 +95,16 @@ class Migrations(Containers):
             async def relocate() -> None:
                 afterwards(by_manager)
 
+            async def by_itself() -> None:
+                # The manager is told the target and nothing else (migrate_vm of PVE/API2/LXC.pm).
+                await self._migrate(ct, {"node": node, "target": target}, {})
+
             async def by_manager() -> None:
                 state, ct.ha_state = ct.ha_state, "relocate"
                 await self.pause(self.ha_delay)
                 if ct.status == "running":
                     await self._ct_powerdown(ct, 180, True)
-                upid = await self.task(node, "vzmigrate", ct.vmid, "root@pam", move, vm=ct, lock=False)
+                upid = await self.task(node, "vzmigrate", ct.vmid, "root@pam", by_itself, vm=ct, lock=False)
                 while self.tasks[upid]["status"] == "running":
                     await self.pause(1)
                 await self.pause(self.ha_delay)

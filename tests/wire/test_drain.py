@@ -24,6 +24,7 @@ from ansible_collections.lxcri.proxmox.tests.wire.support import (
     on_request,
     polls,
 )
+from fakepve.model import TaskError
 
 TASKS = "GET /nodes/pve1/tasks"
 NETWORKS = [f"GET /nodes/{node}/network" for node in NODES]
@@ -622,6 +623,31 @@ def test_a_container_under_ha_is_moved_by_the_ha_manager(drain: Drain) -> None:
     assert drain.where() == {201: ("pve2", "running")}
     drain.converge(state="returned")
     assert drain.where() == {201: ("pve1", "running")}
+
+
+@pytest.mark.parametrize("cluster", [{"ha_delay": 20, "time_scale": 0.1}], indirect=True)
+def test_what_the_ha_manager_could_not_move_is_not_waited_for(drain: Drain) -> None:
+    drain.add(201, status="running").ha_state = "started"
+
+    def full(cluster: Cluster, _request: t.Any) -> None:
+        async def no_room(*_args: t.Any) -> None:
+            raise TaskError("out of space")
+
+        cluster._copy_volumes = no_room
+
+    on_request(drain.cluster, "POST", "/migrate", full)
+    began = time.monotonic()
+    failure = failures(drain(timeout=30))["web-1"]
+    assert failure["code"] == "task_failed"
+    assert failure["message"] == "The HA manager did not move container 201 to pve2."
+    assert time.monotonic() - began < 20
+    assert drain.where() == {201: ("pve1", "running")}
+
+
+def test_the_ha_manager_maps_no_storages(drain: Drain) -> None:
+    drain.add(201, status="running").ha_state = "started"
+    run = drain.refused("cannot_migrate", storages={"local-zfs": "tank"})
+    assert "the HA manager moves it, and does not put its volumes on another storage" in run.result["msg"]
 
 
 def test_the_rules_of_the_ha_manager_count(drain: Drain) -> None:

@@ -39,6 +39,9 @@ _MAKING = {"created": "vmid", "restored": "vmid", "cloned": "newid", "reserved":
 # Steps that bring an image to a storage, which one of several containers does for all.
 FETCHING = ("pulled", "uploaded")
 
+# States of a resource that the HA manager moves (next_state_migrate_relocate of PVE/HA/Manager.pm).
+HA_MOVING = ("migrate", "relocate")
+
 # Keys that a creation sets by itself when they are not given, or that change nothing.
 _OF_CREATION = ("lxc", "digest", "arch", "ostype", "hostname", "memory", "swap", "rootfs", "description")
 
@@ -231,13 +234,35 @@ class Executor:
     def _await_state(self, path: str, params: t.Mapping[str, t.Any], limit: float) -> None:
         if path.endswith("/migrate"):
             _nodes, _node, kind, vmid, _call = path.split("/")
-            there = f"nodes/{params['target']}/{kind}/{vmid}"
-            self._poll(lambda: self._exists(there), f"arrived on {params['target']}", limit)
+            self._await_arrival(kind, int(vmid), str(params["target"]), limit)
             return
         base = path.partition("/status/")[0]
         wanted = "stopped" if path.endswith(("/stop", "/shutdown")) else "running"
         status = f"{base}/status/current"
         self._poll(lambda: self._client.get(status).get("status") == wanted, f"was {wanted}", limit)
+
+    def _await_arrival(self, kind: str, vmid: int, target: str, limit: float) -> None:
+        """Wait until the HA manager has moved a container, or has given it up and started it where it was."""
+        was_moving = False
+
+        def arrived() -> bool:
+            nonlocal was_moving
+            resources = self._client.get("cluster/resources", type="vm") or []
+            state = next((entry.get("hastate") for entry in resources if entry.get("vmid") == vmid), None)
+            if self._exists(f"nodes/{target}/{kind}/{vmid}"):
+                return True
+            if was_moving and state not in HA_MOVING:
+                raise Failure(
+                    "task_failed",
+                    f"The HA manager did not move container {vmid} to {target}.",
+                    "See why in the task vzmigrate, and in the log of pve-ha-lrm on the node where it is.",
+                    vmid=vmid,
+                    target=target,
+                )
+            was_moving = state in HA_MOVING
+            return False
+
+        self._poll(arrived, f"arrived on {target}", limit)
 
     def _exists(self, base: str) -> bool:
         try:

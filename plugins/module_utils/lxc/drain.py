@@ -24,6 +24,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.parallel import 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.plan import LIVE, RESTART, Step
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import Log, TaskWatcher
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import (
+    HA_MOVING,
     Executor,
     VmidAllocator,
     description_params,
@@ -52,9 +53,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import inva
 STATES = ("drained", "returned")
 MARKED, MIGRATED = "marked", "migrated"
 
-# States of the HA manager in which a resource is on its way, and those in which it is not moved by a request
-# (next_state_… of PVE/HA/Manager.pm).
-HA_MOVING = ("migrate", "relocate")
+# States of the HA manager in which a resource is not moved by a request (next_state_… of PVE/HA/Manager.pm).
 HA_STUCK = ("error", "fence", "recovery", "freeze")
 # Not the HA manager's business (vm_is_ha_managed of PVE/HA/Config.pm).
 HA_IGNORED = (None, "ignored")
@@ -633,6 +632,8 @@ class Drain:
             )
             return {}
         reasons = obstacles(actual.current, move.lines, landscape, bases, wish.allow_devices)
+        if move.ha_managed and _mapping(wish, move, landscape):
+            reasons.append("the HA manager moves it, and does not put its volumes on another storage")
         found: dict[str, bool] = {}
         against: list[str] = []
         for node in nodes:
