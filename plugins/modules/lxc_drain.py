@@ -20,8 +20,8 @@ description:
     later run can finish what was interrupted, on this controller or on another. Migrations that are under way are
     waited for.
   - Containers under HA are moved by the HA manager, within its rules. It takes no options, so that O(shutdown_timeout)
-    does not count for them, and one whose storage is in O(storages) is not moved. VMs are not touched; they are named in the
-    result.
+    does not count for them, and one whose storage is in O(storages) is not moved. VMs are not touched; they are named
+    in the result.
   - A container that fails does not stop the others. The task fails at the end and names all that failed.
 seealso:
   - module: lxcri.proxmox.lxc_container

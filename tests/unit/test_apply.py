@@ -246,11 +246,27 @@ def test_a_migration_by_the_ha_manager_is_awaited() -> None:
     answers = {
         f"{CT}/migrate": upid("hamigrate"),
         there: InTurn(not_found(101), {"memory": 512}),
+        "cluster/resources": [{"vmid": 101, "hastate": "started"}],
         **ended((upid("hamigrate"), "OK")),
     }
     it, client, _pauses = executor(answers)
     it.run([Step("migrated", "POST", f"{CT}/migrate", {"target": "pve2"})], 101, None)
     assert client.paths().count(there) == 2
+
+
+def test_a_migration_that_the_ha_manager_gives_up_is_not_awaited() -> None:
+    states = [[{"vmid": 101, "hastate": state}] for state in ("started", "migrate", "migrate", "started")]
+    answers = {
+        f"{CT}/migrate": upid("hamigrate"),
+        "nodes/pve2/lxc/101/config": not_found(101),
+        "cluster/resources": InTurn(*states),
+        **ended((upid("hamigrate"), "OK")),
+    }
+    it, client, _pauses = executor(answers)
+    with pytest.raises(Failure) as raised:
+        it.run([Step("migrated", "POST", f"{CT}/migrate", {"target": "pve2"})], 101, None)
+    assert raised.value.code == "task_failed"
+    assert client.paths().count("cluster/resources") == 4
 
 
 def test_a_template_is_awaited_though_the_call_answers_nothing() -> None:

@@ -827,7 +827,7 @@ def test_a_container_that_cannot_go_back_does_so_when_it_can(app: Fleet, hub: Hu
 
 
 def test_a_description_is_as_it_was_when_an_image_is_taken_back(app: Fleet) -> None:
-    home = str(Home("pve1", True))
+    home = str(Home("pve1", 100, True))
     for name in ("web-1", "web-2"):
         app.cluster.call(
             lambda _it, name=name: app.ct(name).config.update(
