@@ -105,6 +105,35 @@ def test_lines_are_written_once(node: Node) -> None:
     assert again["diff"]["after"] == again["diff"]["before"]
 
 
+CARRIAGE_RETURNS = (
+    b"#\rlxc.hook.pre-start: /evil\r\n"
+    b"arch: amd64\r\n"
+    b"mp0: local-zfs:subvol-101-disk-1,mp=/a\rlxc.hook.pre-start: /bin/sh -c evil #,size=1G\n"
+    b"lxc.mount.entry: /a a none bind 0 0\r\n"
+    b"[before]\nlxc.init.cwd: /a\rlxc.init.uid: 0\n"
+)
+
+
+def test_a_carriage_return_ends_no_line(node: Node) -> None:
+    """To Proxmox it is a part of a value, which a user of the API can choose."""
+    node.path.write_bytes(CARRIAGE_RETURNS)
+    done = node.declare("lxc.init.cwd: /srv")
+    assert [line["key"] for line in done["raw"]] == ["lxc.mount.entry", "lxc.init.cwd"]
+    added = b"lxc.init.cwd: /srv\n"
+    assert node.path.read_bytes() == CARRIAGE_RETURNS.replace(b"[before]", added + b"[before]")
+    node.declare("lxc.init.cwd", state="absent")
+    assert node.path.read_bytes() == CARRIAGE_RETURNS
+
+
+@given(st.lists(st.text(alphabet="a:# \r\x0b\x0c\x85\u2028\xe9", max_size=9), max_size=5))
+def test_other_lines_keep_their_bytes(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
+    node = Node(tmp_path_factory.mktemp("node") / "pve")
+    before = "".join(f"x{line}\n" for line in lines).encode()
+    node.path.write_bytes(before + b"lxc.init.cwd: /a\n")
+    node.declare("lxc.init.cwd: /b")
+    assert node.path.read_bytes() == before + b"lxc.init.cwd: /b\n"
+
+
 def test_all_else_stays_as_it_is(node: Node) -> None:
     """Foreign lines, comments, the pending section and snapshots stay, byte for byte and in their order."""
     node.declare("lxc.prlimit.nofile: 2048", "lxc.signal.halt: SIGTERM")

@@ -77,6 +77,20 @@ def test_sections_of_any_kind() -> None:
     assert found["ceph"] == {"type": "rbd", "pool": "rbd"}
 
 
+def test_locking_keeps_carriage_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows one in a value that a user of the API chose is no line of its own."""
+    monkeypatch.setattr(host, "PVE", str(tmp_path))
+    path = tmp_path / "lxc/201.conf"
+    path.parent.mkdir()
+    before = b"arch: amd64\r\nmp0: local-zfs:a,mp=/a\rlxc.hook.pre-start: /bin/sh -c evil #,size=1G\n"
+    path.write_bytes(before)
+    proxmox = host.ProxmoxHost(host.Zfs())
+    proxmox.mark_locked("201", "snapshot")
+    assert path.read_bytes() == b"lock: snapshot\n" + before
+    proxmox.mark_locked("201", None)
+    assert path.read_bytes() == before
+
+
 def test_storages() -> None:
     assert host.section_config(STORAGES)["local-zfs"] == {"type": "zfspool", "pool": "rpool/data", "sparse": "1"}
 

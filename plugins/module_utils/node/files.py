@@ -70,9 +70,11 @@ def _replace(path: str, text: str, mode: int, owner: tuple[int, int] | None) -> 
 
 
 def read_text(path: str) -> str | None:
-    """The text of a file; None when there is none."""
+    """The text of a file as it is; None when there is none."""
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        # A carriage return may not become an end of line. In N.conf it is a part of a value that a user of the API
+        # chose; what follows it would be a line of its own as soon as the text is written back.
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
             return file.read()
     except (FileNotFoundError, NotADirectoryError):
         return None
