@@ -16,6 +16,7 @@ import threading
 import time
 import typing as t
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import jsonschema
 import pytest
@@ -23,6 +24,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Fa
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.layout import Layout
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.unpack import Staging
 from ansible_collections.lxcri.proxmox.tests.oci.images import (
+    BUSYBOX,
     Built,
     build,
     busybox_layer,
@@ -135,6 +137,27 @@ def test_a_bundle(app: str, tmp_path: Path) -> None:
     record = json.loads((path / "lxcri.json").read_text("utf-8"))
     assert record["identity"] == result["identity"]
     assert record["key"] == result["key"]
+
+
+def test_users_of_the_machine_are_kept_out(tmp_path: Path) -> None:
+    """They could run what is setuid in an image, and write to its devices."""
+    setuid = entry("bin/idroot", BUSYBOX.read_bytes(), mode=0o4755)
+    root = build(busybox_layer(setuid), config=APP).write(tmp_path / "layout")
+    path = tmp_path / "bundle"
+    result = made(layout=str(root), path=str(path))
+    # The directories of pytest are private themselves.
+    with TemporaryDirectory(dir="/tmp") as place:
+        os.chmod(place, 0o755)
+        program = path.rename(Path(place, "bundle")) / "rootfs/bin/idroot"
+        nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        done = subprocess.run([*nobody, str(program), "id"], capture_output=True, text=True, check=False)
+        Path(place, "bundle").rename(path)
+    assert (done.returncode, done.stdout) == (127, ""), done
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    os.chmod(path, 0o711)
+    made(layout=str(root), path=str(path), process={"args": ["true"]})
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert result["rootfs"] == str(path / "rootfs")
 
 
 def test_other_options_leave_the_rootfs_alone(app: str, tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import subprocess
 import typing as t
 import uuid
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from ansible_collections.lxcri.proxmox.tests.oci.images import build, busybox_layer, directory
@@ -53,10 +55,9 @@ def run(runtime: str, name: str, bundle: Path) -> subprocess.CompletedProcess[st
 def bundle(tmp_path: Path, config: dict[str, t.Any], **params: t.Any) -> Path:
     """A bundle of an image with this configuration."""
     layout = build(busybox_layer(directory("srv", owner=(1000, 1000))), config=config).write(tmp_path / "layout")
-    path = tmp_path / "bundle"
-    result = run_module("oci_bundle", {"layout": str(layout), "path": str(path), **params})
+    result = run_module("oci_bundle", {"layout": str(layout), "path": str(tmp_path / "bundle"), **params})
     assert result.get("changed"), result
-    return path
+    return Path(result["path"])
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
@@ -105,6 +106,28 @@ def test_options_of_the_process(runtime: str, name: str, tmp_path: Path) -> None
         *("from outside", "readonly", "example.org"),
     ], done.stderr
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_user_namespace(runtime: str, name: str, tmp_path: Path) -> None:
+    """Its root is an ordinary user of the machine, who has to come into the bundle."""
+    with TemporaryDirectory(dir="/tmp") as place:
+        os.chmod(place, 0o755)
+        mapping = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+        path = bundle(
+            tmp_path,
+            {},
+            path=str(Path(place, "bundle")),
+            process={"args": ["cat", "/proc/self/gid_map"]},
+            namespaces=[{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "user")],
+            # What a user namespace that has no network of its own cannot mount.
+            mounts=[{"destination": "/sys", "type": "bind", "source": "/sys", "options": ["rbind", "ro"]}],
+            spec={"linux": {"uidMappings": mapping, "gidMappings": mapping}},
+        )
+        about = path.stat()
+        assert (stat.S_IMODE(about.st_mode), about.st_uid, about.st_gid) == (0o710, 0, 100000)
+        done = run(runtime, name, path)
+    assert done.stdout.split() == ["0", "100000", "65536"], done.stderr
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

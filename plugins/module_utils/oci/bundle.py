@@ -270,8 +270,7 @@ def _apply(path: str, source: Source | None, options: Json, plan: Plan, staging:
         # What is above the root file system is of no value yet, see unpack().
         new = os.path.join(staging.work, "bundle")
         with writing(new):
-            os.mkdir(new, 0o711)
-            os.chmod(new, 0o711)
+            os.mkdir(new, 0o700)
         layout, image = source.prepare(staging)
         rootfs = os.path.join(new, ROOTFS)
         unpack(staging, layout, image, rootfs)
@@ -286,7 +285,7 @@ def _apply(path: str, source: Source | None, options: Json, plan: Plan, staging:
         staging.replace(new)
         return Plan(plan.changes, True, spec, record)
     with writing(path):
-        os.makedirs(path, 0o711, exist_ok=True)
+        os.makedirs(path, 0o700, exist_ok=True)
     if plan.spec is not None:
         if not plan.record["spec_only"] and not plan.record["rootfs"]:
             with writing(path):
@@ -305,9 +304,23 @@ def _finished(process: Process, options: Json, rootfs: str) -> Json:
 
 
 def _write(path: str, spec: Json, record: Json) -> None:
+    if not record["spec_only"]:
+        with writing(path):
+            _restrict(path, spec)
     # Neither is for everybody: an environment may have secrets.
     write_whole(os.path.join(path, CONFIG), json.dumps(spec, indent=2) + "\n")
     write_whole(os.path.join(path, RECORD), json.dumps(record, indent=2, sort_keys=True) + "\n")
+
+
+def _restrict(path: str, spec: Json) -> None:
+    """Keep the users of the machine out of a bundle: an image can have setuid files, and devices for everybody.
+
+    In a user namespace root of the container is one of them, and comes in by its group, as in containerd.
+    """
+    linux = spec.get("linux") or {}
+    groups = [entry["hostID"] for entry in linux.get("gidMappings") or [] if entry["containerID"] == 0]
+    os.chown(path, -1, groups[0] if groups else 0)
+    os.chmod(path, 0o710 if groups else 0o700)
 
 
 def refuse_use(rootfs: str) -> None:
