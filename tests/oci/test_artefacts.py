@@ -135,6 +135,16 @@ def test_another_working_directory_is_another_template(app: str, tmp_path: Path)
     assert artefact(**params, hostname="x")["changed"] is False
 
 
+def test_each_policy_has_a_file_of_its_own(app: str, tmp_path: Path) -> None:
+    """The next start of one container must not find what was written for another one."""
+    files = {}
+    for action in ("SCMP_ACT_ALLOW", "SCMP_ACT_ERRNO"):
+        place = str(tmp_path / action)
+        result = artefact(layout=app, format="lxc_template", path=place, seccomp={"defaultAction": action})
+        files.update(result["lxc"]["files"])
+    assert len(files) == len(set(files.values())) == 2
+
+
 def contents(path: str) -> tuple[list[str], dict[str, t.Any]]:
     """The names in an archive as ``tar -tf`` prints them, and its index."""
     listed = subprocess.run(["tar", "-tf", path], capture_output=True, text=True, check=True).stdout.splitlines()

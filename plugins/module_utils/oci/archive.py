@@ -144,7 +144,7 @@ def build_artefact(
         "identity": identity,
         "key": key,
         "spec": spec,
-        "lxc": lines_of(spec, f"/var/lib/lxcri/seccomp/{key[:12]}.lxc"),
+        "lxc": lines_of(spec, _policy_path(spec, converter)),
         "diff": [
             {
                 "before_header": file_name,
@@ -156,6 +156,12 @@ def build_artefact(
         if plan
         else [],
     }
+
+
+def _policy_path(spec: Json | None, converter: int) -> str:
+    """Where a policy of seccomp is to lie on the node: elsewhere than any other, also of the same image."""
+    profile = canonical([((spec or {}).get("linux") or {}).get("seccomp"), converter])
+    return f"/var/lib/lxcri/seccomp/{hashlib.sha256(profile.encode()).hexdigest()[:12]}.lxc"
 
 
 def _make(source: Source, options: Json, form: str, path: str, timeout: float) -> ResolvedUser | str:
