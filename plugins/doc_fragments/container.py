@@ -198,7 +198,8 @@ debug:
   description: Whether starting the container writes a debug log.
   type: bool
 description:
-  description: The notes, in Markdown. An empty text removes them.
+  description: The notes, in Markdown. An empty text removes them. C(<!-- lxcri.proxmox) begins what the collection
+    itself notes there, and is refused.
   type: str
 entrypoint:
   description: The command that is started as init, as one line.

@@ -106,6 +106,11 @@ API: list[tuple[Json, str, t.Any]] = [
         "description",
         "org.example.a: 1\norg.example.b: zwei",
     ),
+    (
+        {"annotations": {"a": "<!-- lxcri.proxmox home=x -->", "<!-- b": "-->"}},
+        "description",
+        "&lt;!-- b: -->\na: &lt;!-- lxcri.proxmox home=x -->",
+    ),
     ({"annotations": {"lxcri.proxmox.tags": "web, prod"}}, "tags", ["web", "prod"]),
 ]
 

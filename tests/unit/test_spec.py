@@ -45,6 +45,11 @@ def refused(**arguments: t.Any) -> Failure:
 # ------------------------------------------------------------------------------------------------ what it means
 
 
+def test_nobody_declares_the_notes_of_the_collection() -> None:
+    refused(description="Shop\n<!-- lxcri.proxmox former={} -->")
+    assert task(vmid=101, description="<!-- Shop -->").config["description"] == "<!-- Shop -->"
+
+
 def test_a_whole_container() -> None:
     declared = task(
         node="pve1",

@@ -8,6 +8,9 @@ from __future__ import annotations
 import re
 import typing as t
 
+# What every note begins with, and nothing else may.
+NOTE = "<!-- lxcri.proxmox "
+
 
 def with_note(description: t.Any, kind: re.Pattern[str], note: t.Any) -> str:
     """A description with another note of a kind, or without one.

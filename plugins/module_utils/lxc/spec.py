@@ -13,6 +13,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Fa
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.health import HEALTH_OPTIONS, Health, health_of
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import IMAGE_OPTIONS, ImageSpec
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.notes import NOTE
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.properties import ANY_VOLUME, InvalidValue, Sub
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.reference import parse_platform, parse_reference
 
@@ -402,6 +403,8 @@ def _config(params: t.Mapping[str, t.Any]) -> tuple[dict[str, t.Any], tuple[str,
     for name in (*SCALAR_TYPES, "features", "startup"):
         if params.get(name) is not None:
             config[name] = _normal(name, name, params[name])
+    if NOTE in (config.get("description") or ""):
+        raise invalid("description", f"it has {NOTE.strip()}, with which only notes of this collection begin")
     if params.get("rootfs") is not None:
         config["rootfs"] = _mount("rootfs", "rootfs", params["rootfs"])
     families = []

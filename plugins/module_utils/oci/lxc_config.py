@@ -437,7 +437,8 @@ def _annotations(annotations: Json, mapped: Mapped) -> None:
         elif CONTROL.search(name + value):
             mapped.lose(f"annotations.{name}", value, "it has a control character")
         else:
-            lines.append(f"{name}: {value}")
+            # A description also has the notes of this collection, which are comments; an image has no say in them.
+            lines.append(f"{name}: {value}".replace("<!--", "&lt;!--"))
     while lines and len("\n".join(lines)) > MAX_DESCRIPTION:
         mapped.lose("annotations", lines.pop(), f"a description has at most {MAX_DESCRIPTION} characters", None)
     if lines:
