@@ -32,7 +32,7 @@ options:
         type: dict
       cwd:
         description:
-          - The working directory. It is made when it is not there.
+          - The working directory. It is made when it is not there, but not in a O(rootfs), which stays as it is.
         type: str
       user:
         description:

@@ -177,6 +177,31 @@ def test_other_options_leave_the_rootfs_alone(app: str, tmp_path: Path) -> None:
     assert json.loads((path / "config.json").read_text("utf-8"))["hostname"] == "web"
 
 
+def test_the_working_directory_of_a_specification_is_made(app: str, tmp_path: Path) -> None:
+    made(layout=app, path=str(tmp_path / "bundle"), spec={"process": {"cwd": "/srv/new"}})
+    assert (tmp_path / "bundle/rootfs/srv/new").is_dir()
+    assert not (tmp_path / "bundle/rootfs/srv/app").exists()
+
+
+@pytest.mark.parametrize("over", [{"process": None}, {"process": "x"}, {"linux": "x"}, {"mounts": [1]}])
+def test_what_is_no_specification_is_never_written(app: str, tmp_path: Path, over: dict[str, t.Any]) -> None:
+    params = {"layout": app, "path": str(tmp_path / "bundle")}
+    assert code_of(bundle(**params, spec=over)) == "invalid_spec"
+    assert not (tmp_path / "bundle").exists()
+    made(**params)
+    assert code_of(bundle(**params, spec=over)) == "invalid_spec"
+
+
+@pytest.mark.parametrize("process", [None, "x"])
+def test_a_specification_that_lost_its_process(app: str, tmp_path: Path, process: t.Any) -> None:
+    params = {"layout": app, "path": str(tmp_path / "bundle"), "recreate": True}
+    made(**params)
+    config = tmp_path / "bundle/config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "process": process}))
+    other = build(busybox_layer(), config={**APP, "Env": ["B=1"]}).write(tmp_path / "other")
+    made(**{**params, "layout": str(other)})
+
+
 def test_what_was_edited_is_put_right(app: str, tmp_path: Path) -> None:
     path = tmp_path / "bundles/app"
     made(layout=app, path=str(path))

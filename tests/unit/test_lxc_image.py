@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import typing as t
 
 import pytest
@@ -13,7 +14,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Fa
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import image
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.cluster import Guest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import Artefact, Found, ImageSpec, Mark
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image_source import Images, find_holder
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image_source import Images, Inspector, find_holder
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import HOLDER, Actual
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.recreate import (
     Journal,
@@ -23,7 +24,9 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.recreate import 
     new_config,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import declare
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.layout import CONFIG
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.reference import parse_reference
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.remote import sha256
 from ansible_collections.lxcri.proxmox.tests.unit.support import FakeClient
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,6 +77,21 @@ def test_what_is_no_note(text: t.Any) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ methods
+
+
+@pytest.mark.parametrize("key", ["Env", "Entrypoint", "Cmd", "User", "Volumes", "WorkingDir", "StopSignal"])
+def test_what_is_found_is_an_image(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = json.dumps({"architecture": "amd64", "os": "linux", "config": {key: 5}}).encode()
+    manifest = {
+        "schemaVersion": 2,
+        "config": {"mediaType": CONFIG, "digest": sha256(config), "size": len(config)},
+        "layers": [],
+    }
+    monkeypatch.setattr(Inspector, "manifest", lambda *_words: json.dumps(manifest).encode())
+    monkeypatch.setattr(Inspector, "config", lambda *_words: config)
+    with pytest.raises(Failure) as caught:
+        Images(FakeClient({})).find(spec(), 5)
+    assert caught.value.code == "invalid_image"
 
 
 @pytest.mark.parametrize(

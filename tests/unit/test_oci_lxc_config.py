@@ -519,6 +519,12 @@ def test_an_image() -> None:
     assert result.losses == []
 
 
+def test_variables_of_an_image_without_a_value_are_lost() -> None:
+    result = from_image({"Cmd": ["a"], "Env": ["A", "B=1", "=c"]})
+    assert result.api["env"] == {"B": "1"}
+    assert [(loss["key"], loss["value"]) for loss in result.losses] == [("Env", "A"), ("Env", "=c")]
+
+
 def test_options_instead_of_those_of_an_image() -> None:
     """As in Docker: arguments replace Cmd, another entrypoint drops it; a variable of None is removed."""
     assert from_image(IMAGE, args=["x"]).api["entrypoint"] == "/entry.sh x"

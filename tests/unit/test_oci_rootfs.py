@@ -17,7 +17,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.runtime_spec imp
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.unpack import mounts_below
 
 PASSWD = "root:x:0:0::/root:/bin/sh\napp:x:1000:1001::/:\n7:x:8:9::/:\nbad line\nx:y\nbig:x:99999999999:1::/:\n"
-GROUP = "root:x:0:\nadm:x:4:root,app\nextra:x:2000:app, other\nwheel:x:10\n:x:5:app\n"
+GROUP = "root:x:0:\nadm:x:4:root,app\nextra:x:2000:app, other\nwheel:x:10\n5:x:6:\n:x:5:app\n"
 
 
 @pytest.mark.parametrize(
@@ -33,19 +33,31 @@ GROUP = "root:x:0:\nadm:x:4:root,app\nextra:x:2000:app, other\nwheel:x:10\n:x:5:
         ("app:wheel", ResolvedUser(1000, 10)),
         ("app:77", ResolvedUser(1000, 77)),
         ("app:", ResolvedUser(1000, 1001, (4, 2000))),
-        # A name goes before a number.
-        ("7", ResolvedUser(8, 9)),
+        # As in runc, a number is never a name, and zeros before it do not count.
+        ("7", ResolvedUser(7, 0)),
+        ("01000", ResolvedUser(1000, 1001, (4, 2000))),
+        ("app:5", ResolvedUser(1000, 5)),
     ],
 )
 def test_users(wanted: str, user: ResolvedUser) -> None:
     assert resolve_user(wanted, PASSWD, GROUP) == user
 
 
-@pytest.mark.parametrize("wanted", ["nobody", "app:nobody", "-1", "99999999999", "big", "app:-1", "\u0661", "0:\u0661"])
+LONG = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    "wanted", ["nobody", "app:nobody", "-1", "99999999999", LONG, "big", "app:-1", "\u0661", "0:\u0661", f"0:{LONG}"]
+)
 def test_unknown_users(wanted: str) -> None:
     with pytest.raises(Failure) as caught:
         resolve_user(wanted, PASSWD, GROUP)
     assert caught.value.code == "user_unknown"
+
+
+def test_numbers_that_are_too_long_are_no_ids() -> None:
+    user = resolve_user("app", f"long:x:{LONG}:1::/:\n{PASSWD}", f"long:x:{LONG}:app\n{GROUP}")
+    assert user == ResolvedUser(1000, 1001, (4, 2000))
 
 
 @pytest.fixture
@@ -64,7 +76,9 @@ def test_links_are_followed_inside(rootfs: Rootfs, target: str) -> None:
     assert find_user(rootfs, "inside") == ResolvedUser(5, 6)
 
 
-@pytest.mark.parametrize("target", ["../../passwd", "/passwd", "passwd", "/etc", "/etc/real/x", "/dev/zero"])
+@pytest.mark.parametrize(
+    "target", ["../../passwd", "/passwd", "passwd", "/etc", "/etc/real/x", "/dev/zero", "/" + "a" * 300]
+)
 def test_nothing_leads_outside(rootfs: Rootfs, target: str) -> None:
     Path(rootfs.path, "etc/passwd").symlink_to(target)
     assert rootfs.read("/etc/passwd") is None

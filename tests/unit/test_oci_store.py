@@ -85,7 +85,15 @@ def test_an_image_for_a_platform() -> None:
 
 
 @pytest.mark.parametrize(
-    "manifests", [[{}], [{"platform": {"os": "linux", "architecture": "amd64"}, "digest": "../x"}], ["x"], "x"]
+    "manifests",
+    [
+        [{}],
+        [{"platform": "linux/amd64"}],
+        [{"platform": ["linux"]}],
+        [{"platform": {"os": "linux", "architecture": "amd64"}, "digest": "../x"}],
+        ["x"],
+        "x",
+    ],
 )
 def test_an_index_that_leads_nowhere(manifests: t.Any) -> None:
     with pytest.raises(Failure) as caught:

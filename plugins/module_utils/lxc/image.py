@@ -262,7 +262,8 @@ def refuse_control_characters(config: t.Mapping[str, t.Any], imported_as_it_is: 
     keys = ("Entrypoint", "Cmd", "Volumes") if imported_as_it_is else ("Env", "WorkingDir", "StopSignal", "User")
     for key in keys:
         value = config.get(key)
-        texts = [value] if isinstance(value, str) else list(value or ())
+        # What is none of these is refused as an invalid image.
+        texts = value if isinstance(value, (list, dict)) else [value]
         refused = CONTROL if key == "Env" else CONTROL_OR_TAB
         if any(isinstance(text, str) and refused.search(text) for text in texts):
             raise Failure(

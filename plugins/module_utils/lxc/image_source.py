@@ -46,6 +46,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.remote import (
     resolve,
     sha256,
 )
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.runtime_spec import process_of
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.skopeo import Access, Skopeo
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.source import Source, find_source
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.unpack import temporary_directory
@@ -193,9 +194,9 @@ def _found(spec: ImageSpec, remote: Remote, timeout: float) -> Found:
     there = "/".join(str(config.get(key)) for key in ("os", "architecture"))
     if there != f"{wanted.os}/{wanted.architecture}":
         raise platform_missing(str(spec.reference), wanted, [there])
-    if not isinstance(config.get("config") or {}, dict):
-        raise invalid("config of its configuration is no object")
-    refuse_control_characters(config.get("config") or {})
+    if isinstance(config.get("config"), dict):
+        refuse_control_characters(config["config"])
+    process_of(config)
     return Found(remote.digest, config)
 
 

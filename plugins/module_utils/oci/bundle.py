@@ -16,9 +16,9 @@ from ..node.files import read_text
 from .archive import build_artefact
 from .bundle_options import canonical, given_options
 from .layout import Json
-from .lxc_config import lines_of
+from .lxc_config import from_runtime_spec, lines_of
 from .rootfs import Rootfs, find_user
-from .runtime_spec import ROOTFS, Process, about, cwd_wanted, process_of, runtime_spec, user_wanted
+from .runtime_spec import ROOTFS, Process, ResolvedUser, about, cwd_wanted, process_of, runtime_spec, user_wanted
 from .source import Source, find_source
 from .unpack import Staging, refuse_mounts, unpack, write_whole, writing
 
@@ -41,6 +41,12 @@ class Actual:
     record: Json | None = None
     spec: Json | None = None
     rootfs: str | None = None
+
+    @property
+    def user(self) -> t.Any:
+        """``process.user``, where nobody has made nonsense of it."""
+        process = (self.spec or {}).get("process")
+        return process.get("user") if isinstance(process, dict) else None
 
 
 @dataclass(frozen=True)
@@ -219,11 +225,11 @@ def plan_bundle(source: Source | None, options: Json, actual: Actual, spec_only:
     known = None if replaced else (rootfs or actual.rootfs)
     spec = None
     if source is None or config is not None:
-        spec = runtime_spec(process, options, _user(process, options, known, spec_only), rootfs or ROOTFS)
+        spec = _spec(process, options, _user(process, options, known, spec_only), rootfs or ROOTFS)
         same_user = bool(record) and (record or {}).get("user") == user_wanted(process or Process(), options)
         if replaced and same_user and actual.spec:
             # Who that is in the new root file system is seen when it is there.
-            spec["process"]["user"] = (actual.spec.get("process") or {}).get("user")
+            spec["process"]["user"] = actual.user
     new_record = {
         "converter": CONVERTER,
         "identity": identity,
@@ -242,7 +248,14 @@ def plan_bundle(source: Source | None, options: Json, actual: Actual, spec_only:
     return Plan(tuple(changes), replaced, spec, new_record)
 
 
-def _user(process: Process | None, options: Json, rootfs: str | None, spec_only: bool) -> t.Any:
+def _spec(process: Process | None, options: Json, user: ResolvedUser | str, root_path: str) -> Json:
+    spec = runtime_spec(process, options, user, root_path)
+    # What it is for Proxmox is in the result. What cannot be read as that is refused before anything is written.
+    from_runtime_spec(spec)
+    return spec
+
+
+def _user(process: Process | None, options: Json, rootfs: str | None, spec_only: bool) -> ResolvedUser | str:
     wanted = user_wanted(process or Process(), options)
     if rootfs is None and not spec_only:
         # It is looked up when the root file system is there.
@@ -296,7 +309,7 @@ def _apply(path: str, source: Source | None, options: Json, plan: Plan, staging:
 
 def _finished(process: Process, options: Json, rootfs: str) -> Json:
     root = Rootfs(rootfs)
-    spec = runtime_spec(process, options, find_user(root, user_wanted(process, options)))
+    spec = _spec(process, options, find_user(root, user_wanted(process, options)), ROOTFS)
     with writing(rootfs):
         # As Docker does; crun refuses a directory that is not there.
         root.make_directory(cwd_wanted(process, options))

@@ -21,7 +21,7 @@ from .lxc_mounts import inside, map_mounts, map_paths
 from .lxc_resources import map_devices, map_resources, map_sysctls
 from .lxc_seccomp import policy
 from .mapped import Mapped, entries, items, number, section, shell_hook, strings, text
-from .runtime_spec import ALL_CAPABILITIES, RLIMITS, ResolvedUser, process_of
+from .runtime_spec import ALL_CAPABILITIES, RLIMITS, ResolvedUser, is_variable, process_of
 
 __all__ = ["Mapped", "from_image", "from_runtime_spec", "signal_name"]
 
@@ -76,6 +76,9 @@ def from_image(
     cmd = process.cmd if entrypoint is None else ()
     words = [*(process.entrypoint if entrypoint is None else entrypoint), *(cmd if args is None else args)]
     _command("Entrypoint and Cmd", words, mapped)
+    for entry in config.get("Env") or []:
+        if not is_variable(entry):
+            mapped.lose("Env", entry, "it has no name or no value")
     variables: dict[str, t.Any] = dict(entry.split("=", 1) for entry in process.env)
     variables.update(env or {})
     _environment("Env", {name: value for name, value in variables.items() if value is not None}, mapped)

@@ -167,7 +167,9 @@ def choose_platform(descriptors: t.Sequence[t.Mapping[str, t.Any]], wanted: Plat
         variants = [None, "v8"]
     for variant in variants:
         for descriptor in descriptors:
-            platform = descriptor.get("platform") or {}
+            platform = descriptor.get("platform")
+            if not isinstance(platform, dict):
+                continue
             if (platform.get("os"), platform.get("architecture")) != (wanted.os, wanted.architecture):
                 continue
             if (platform.get("variant") or None) == variant:

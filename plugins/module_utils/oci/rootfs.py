@@ -115,7 +115,8 @@ class Rootfs:
                     return os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
                 else:
                     return None
-        except (FileNotFoundError, NotADirectoryError):
+        except OSError:
+            # It is not there, or nothing can be called so.
             return None
         finally:
             for handle in directories:
@@ -131,7 +132,7 @@ def _not_a_directory(name: str, why: str | None = None) -> Failure:
     return Failure(
         "not_a_directory",
         f"{name} cannot be made a directory in the root file system{': ' + why if why else ''}.",
-        "Something else is there in the image; choose another process.cwd.",
+        "Something else is there in the image: choose another process.cwd, or an image without it in Volumes.",
         path=name,
     )
 
@@ -174,15 +175,16 @@ def groups(text: str) -> list[Group]:
 
 
 def _is_id(text: str) -> bool:
-    return text.isascii() and text.isdigit() and int(text) <= _MAX_ID
+    # Python refuses to read very long numbers.
+    return len(text) <= len(str(_MAX_ID)) and text.isascii() and text.isdigit() and int(text) <= _MAX_ID
 
 
 def resolve_user(wanted: str, passwd: str, group: str) -> ResolvedUser:
-    """Whom a process runs as (image-spec, config.md, ``User``; ``GetExecUser`` of runc's libcontainer/user).
+    """Whom a process runs as (image-spec, config.md, ``User``; ``GetExecUser`` of moby/sys/user, as runc has it).
 
     wanted: ``name``, ``uid``, ``name:group``, ``uid:gid`` …; empty is root. passwd, group: the text of these files.
-    Without a group it is that of the account, and the groups that have it as a member are supplementary; a number
-    without an account has group 0. With a group there are no supplementary ones.
+    A number is never a name. Without a group it is that of the account, and the groups that have it as a member are
+    supplementary; a number without an account has group 0. With a group there are no supplementary ones.
 
     Raises:
         Failure: ``user_unknown``.
@@ -190,22 +192,24 @@ def resolve_user(wanted: str, passwd: str, group: str) -> ResolvedUser:
     name, _colon, group_name = wanted.partition(":")
     name = name or "0"
     uid, gid = 0, 0
-    account = next((entry for entry in accounts(passwd) if name in (entry.name, str(entry.uid))), None)
+    number = int(name) if _is_id(name) else None
+    matching = (entry for entry in accounts(passwd) if (entry.name == name if number is None else entry.uid == number))
+    account = next(matching, None)
     if account:
         uid, gid = account.uid, account.gid
-    elif _is_id(name):
-        uid = int(name)
+    elif number is not None:
+        uid = number
     else:
         raise _unknown("user", name, wanted)
     if not group_name:
         member = account.name if account else None
         return ResolvedUser(uid, gid, tuple(sorted({entry.gid for entry in groups(group) if member in entry.members})))
-    found = next((entry for entry in groups(group) if group_name in (entry.name, str(entry.gid))), None)
-    if found:
-        return ResolvedUser(uid, found.gid)
     if _is_id(group_name):
         return ResolvedUser(uid, int(group_name))
-    raise _unknown("group", group_name, wanted)
+    found = next((entry for entry in groups(group) if entry.name == group_name), None)
+    if found is None:
+        raise _unknown("group", group_name, wanted)
+    return ResolvedUser(uid, found.gid)
 
 
 def _unknown(kind: str, name: str, wanted: str) -> Failure:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from ..api.errors import Failure
 from ..node.raw_keys import CONTROL, CONTROL_OR_TAB
+from . import mapped
 from .layout import Json, invalid
 
 # What every runtime since runc 1.0 and crun 0.1 reads.
@@ -140,6 +141,10 @@ _NAMES = {
     "throttle_read_iops_device": "throttleReadIOPSDevice",
     "throttle_write_iops_device": "throttleWriteIOPSDevice",
 }
+# What stands for no user and no group (chown(2)).
+_NO_ID = (1 << 32) - 1
+# Arguments end with a NUL, and half of a surrogate pair has no bytes.
+_NOT_TEXT = re.compile("[\\0\ud800-\udfff]")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:I?B)?\Z", re.IGNORECASE)
 # What an image says of itself that becomes an annotation.
 _ABOUT = ("os", "architecture", "variant", "author", "created")
@@ -179,7 +184,7 @@ def process_of(image: t.Mapping[str, t.Any]) -> Process:
 
     A relative ``WorkingDir`` is one below ``/``, as in Docker. No control character is admitted in ``Env``, ``User``,
     ``WorkingDir``, ``StopSignal`` and ``Volumes``, but a tab in ``Env``: they end up in files where a line has
-    a meaning.
+    a meaning. Entries of ``Env`` without a name or a value are left out.
 
     Raises:
         Failure: ``invalid_image``, ``unsafe_config``.
@@ -195,14 +200,14 @@ def process_of(image: t.Mapping[str, t.Any]) -> Process:
     process = Process(
         entrypoint=_texts(config, "Entrypoint"),
         cmd=_texts(config, "Cmd"),
-        env=_texts(config, "Env"),
+        env=tuple(entry for entry in _texts(config, "Env") if is_variable(entry)),
         cwd=posixpath.normpath(posixpath.join("/", cwd)),
         user=_text(config, "User"),
         volumes=tuple(sorted(volumes)),
         annotations=_annotations(image, config, stop_signal),
     )
     checked = {
-        "Env": process.env,
+        "Env": _texts(config, "Env"),
         "WorkingDir": (cwd,),
         "User": (process.user,),
         "StopSignal": (stop_signal,),
@@ -217,17 +222,21 @@ def process_of(image: t.Mapping[str, t.Any]) -> Process:
                 "No honest image has one; do not use it.",
                 key=name,
             )
-    for name, values in (("Entrypoint", process.entrypoint), ("Cmd", process.cmd)):
-        if any("\0" in value for value in values):
+    checked.update(Entrypoint=process.entrypoint, Cmd=process.cmd)
+    for name, values in (*checked.items(), ("Labels", tuple(map("".join, process.annotations.items())))):
+        if any(_NOT_TEXT.search(value) for value in values):
             raise Failure(
                 "unsafe_config",
-                f"{name} of the image's configuration has a NUL.",
+                f"{name} of the image's configuration has a NUL, or what is no character.",
                 "No honest image has one; do not use it.",
                 key=name,
             )
-    if any("=" not in entry or entry.startswith("=") for entry in process.env):
-        raise invalid("an entry of Env has no name or no value")
     return process
+
+
+def is_variable(entry: str) -> bool:
+    """Whether an entry of ``Env`` has a name and a value."""
+    return "=" in entry and not entry.startswith("=")
 
 
 def about(image: t.Mapping[str, t.Any]) -> Json:
@@ -269,6 +278,9 @@ def user_wanted(process: Process, options: t.Mapping[str, t.Any]) -> str:
 def cwd_wanted(process: Process, options: t.Mapping[str, t.Any]) -> str:
     """The working directory."""
     declared = (options.get("process") or {}).get("cwd")
+    over = mapped.section((options.get("spec") or {}).get("process"), "spec.process").get("cwd")
+    if over is not None:
+        return _absolute("spec.process.cwd", mapped.text(over, "spec.process.cwd"))
     if declared is None:
         return process.cwd
     return _absolute("process.cwd", declared)
@@ -287,7 +299,7 @@ def runtime_spec(
     root_path: of the root file system, relative to the bundle or absolute.
 
     Raises:
-        Failure: ``invalid_option``, ``no_command``.
+        Failure: ``invalid_option``, ``no_command``, ``invalid_spec``.
     """
     image = process or Process(cmd=("sh",))
     declared = options.get("process") or {}
@@ -308,7 +320,7 @@ def runtime_spec(
     annotations = {**image.annotations, **_strings("annotations", options.get("annotations") or {})}
     if annotations:
         spec["annotations"] = annotations
-    return _checked_user_namespace(merged(spec, options.get("spec") or {}))
+    return _checked(merged(spec, options.get("spec") or {}))
 
 
 def merged(base: Json, over: t.Mapping[str, t.Any]) -> Json:
@@ -645,10 +657,21 @@ def checked_seccomp(profile: t.Any) -> Json:
     return t.cast("Json", copy.deepcopy(profile))
 
 
-def _checked_user_namespace(spec: Json) -> Json:
-    linux = spec.get("linux") or {}
-    own = any(entry.get("type") == "user" and not entry.get("path") for entry in linux.get("namespaces") or [])
-    if own and not (linux.get("uidMappings") and linux.get("gidMappings")):
+def _checked(spec: Json) -> Json:
+    """A specification of which others have merged a part in."""
+    process = mapped.section(spec.get("process"), "process")
+    mapped.strings(process.get("args"), "process.args")
+    mapped.section(process.get("user"), "process.user")
+    if not mapped.text(process.get("cwd"), "process.cwd").startswith("/"):
+        raise mapped.wrong("process.cwd", "an absolute path")
+    linux = mapped.section(spec.get("linux"), "linux")
+    mappings = [mapped.entries(linux.get(key), f"linux.{key}") for key in ("uidMappings", "gidMappings")]
+    for entry in (*mappings[0], *mappings[1]):
+        for key in ("containerID", "hostID", "size"):
+            if not 0 <= mapped.number(entry.get(key), f"{key} of a mapping") < _NO_ID:
+                raise mapped.wrong(f"{key} of a mapping", "an id of a user or group")
+    namespaces = mapped.entries(linux.get("namespaces"), "linux.namespaces")
+    if any(entry.get("type") == "user" and not entry.get("path") for entry in namespaces) and not all(mappings):
         raise _bad("namespaces", "a user namespace needs spec.linux.uidMappings and spec.linux.gidMappings")
     return spec
 
