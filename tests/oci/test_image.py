@@ -8,13 +8,18 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import os
 import subprocess
 import threading
 import typing as t
 from pathlib import Path
 
 import pytest
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.image import PullOptions
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.layout import Layout
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.push import push_image
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.reference import parse_platform
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.store import Store
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.verify import verify_image
 from ansible_collections.lxcri.proxmox.tests.oci.hostile import IDENTITY, Hostile
 from ansible_collections.lxcri.proxmox.tests.oci.images import (
@@ -370,6 +375,28 @@ def test_push(registry: Registry, images: Images, tmp_path: Path) -> None:
     result = images.converged(images=[second], state="pushed", to=target)
     assert result["images"][0]["before"] == image.digest
     assert images.leftovers() == []
+
+
+def test_a_push_beside_another(
+    registry: Registry, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a run that was killed, or in another container that shares the store: both can have the same process id."""
+    reference = pushed(registry, tmp_path, "push/beside", ("linux/amd64", hello()), tag="1")
+    images.converged(images=[reference])
+    other = images.path / ".lxcri/staging/push-7"
+    other.mkdir(parents=True)
+    monkeypatch.setattr(os, "getpid", lambda: 7)
+    options = PullOptions(
+        str(images.path),
+        platform=parse_platform("amd64"),
+        username=USER,
+        password=PASSWORD,
+        ca_path=str(registry.certificate),
+    )
+    store = Store(str(images.path), 10)
+    assert push_image(store, reference, f"{registry.host}/push/beside:2", options, check_mode=False).changed
+    assert images.leftovers() == ["staging/push-7"]
+    other.rmdir()
 
 
 def test_a_push_that_is_refused(registry: Registry, hostile: Hostile, images: Images, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform as machine
+import tempfile
 from dataclasses import dataclass
 
 from ..api.errors import Failure
@@ -57,10 +58,11 @@ def push_image(store: Store, reference: str, to: str, options: PullOptions, chec
     changed = before != image.digest
     if changed and not check_mode:
         with store.shared() as lock:
-            stage = os.path.join(store.stages, f"push-{os.getpid()}")
+            with writing(store.stages):
+                os.makedirs(store.stages, mode=0o700, exist_ok=True)
+                stage = tempfile.mkdtemp(prefix="push-", dir=store.stages)
             try:
                 with writing(stage):
-                    os.makedirs(stage, mode=0o700)
                     os.symlink(store.layout.blobs, os.path.join(stage, "blobs"))
                     write_layout_files(stage, descriptor_of(store.layout, image), NAME)
                 skopeo.push(stage, target, [lock])
