@@ -184,6 +184,13 @@ def test_a_wrong_password(lxc: Lxc, registry: Registry, tmp_path: Path, options:
     lxc.refused("image_missing", **options(f"{registry.host}/shop/locked:none"))
 
 
+def test_a_user_that_is_not_in_the_image(lxc: Lxc, registry: Registry, tmp_path: Path, options: Options) -> None:
+    reference, _digest = pushed(registry, tmp_path, "app/ghost", User="ghost")
+    run = lxc(**options(reference))
+    assert run.code == "user_unknown"
+    assert lxc.ct().status == "stopped"
+
+
 def test_control_characters_of_a_real_image(lxc: Lxc, registry: Registry, tmp_path: Path, options: Options) -> None:
     reference, _digest = pushed(registry, tmp_path, "shop/evil", WorkingDir="/a\nlxc.hook.start: /x")
     lxc.refused("image_rejected", **options(reference))

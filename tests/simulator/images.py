@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import json
 import re
-import shlex
+import signal
 import tarfile
 import typing as t
 
@@ -58,6 +58,8 @@ class Images(Containers):
         self.images: dict[str, Config] = {}
         # Raw lines of containers, by vmid.
         self.raw_lines: dict[int, list[list[str]]] = {}
+        # What /etc/passwd and /etc/group of every image say.
+        self.accounts = {"root": 0, "app": 1000, "nginx": 101}
         # How long a pull takes.
         self.ct_secs.update(pull=2)
 
@@ -133,18 +135,20 @@ class Images(Containers):
         words = [*_check("Entrypoint", image.get("Entrypoint")), *_check("Cmd", image.get("Cmd"))]
         config["ostype"] = "unmanaged"
         if words and words[0] != "/sbin/init":
-            config["entrypoint"] = " ".join(
-                word if re.fullmatch(r"[\w!%+,\-./:=@^]+", word) else shlex.quote(word) for word in words
-            )
+            config["entrypoint"] = " ".join(map(_quoted, words))
             config["cmode"] = "console"
             for key in [key for key in config if re.fullmatch(r"net\d+", key)]:
                 if "host-managed" not in split_props(config[key])[1]:
                     log(f"Auto-Enabling host-managed network for network device {key}.")
                     config[key] += ",host-managed=1"
         if image.get("User"):
-            uid, _colon, gid = str(image["User"]).partition(":")
-            lines.append(["lxc.init.uid", uid if uid.isdigit() else "101"])
-            lines.append(["lxc.init.gid", gid if gid.isdigit() else "101"])
+            match = re.fullmatch("([^:]+)(?::([^:]+))?", image["User"])
+            if not match:
+                raise TaskError("OCI config value for 'User' has an invalid format")
+            uid, gid = (self._id_of(name) for name in (match[1], match[2] or match[1]))
+            if not match[2] and gid not in map(str, self.accounts.values()):
+                gid = None
+            lines += [[f"lxc.init.{kind}id", value] for kind, value in (("u", uid), ("g", gid)) if value is not None]
         if image.get("WorkingDir"):
             lines.append(["lxc.init.cwd", image["WorkingDir"]])
         if image.get("Env"):
@@ -159,10 +163,41 @@ class Images(Containers):
                     config[key] = value
         lines.append(["lxc.signal.halt", image.get("StopSignal") or "SIGTERM"])
 
+    def _id_of(self, name: str) -> str | None:
+        """resolve_oci_user of PVE/LXC/Create.pm; what is not found is undefined, and then no line."""
+        known = self.accounts.get(name)
+        return name if name.isdigit() else None if known is None else str(known)
+
+    async def _start_steps(self, ct: t.Any, user: str, skiplock: bool = False) -> None:
+        """LXC reads no configuration with a signal that it does not know (sig_parse of confile_utils.c)."""
+        for key, value in self.raw_lines.get(ct.vmid, []):
+            if key == "lxc.signal.halt" and not _is_signal(value):
+                raise TaskError(f"startup for container '{ct.vmid}' failed")
+        await super()._start_steps(ct, user, skiplock)
+
     async def _lxc_config_get(self, user: str, v: dict[str, t.Any]) -> dict[str, t.Any]:
         config = await super()._lxc_config_get(user, v)
         lines = self.raw_lines.get(int(v["vmid"]))
         return {**config, "lxc": lines} if lines and not v.get("snapshot") else config
+
+
+def _quoted(word: str) -> str:
+    """_shell_quote_backend of String::ShellQuote with one word: assignments are quoted, and rows of quotes are short."""
+    if not word:
+        return "''"
+    if not re.search(r"=|[^\w!%+,\-./:=@^]", word):
+        return word
+    row = r"(?:'\\''){2,}"
+    text = re.sub(row, lambda found: f"'\"{chr(39) * (len(found[0]) // 4)}\"'", word.replace("'", r"'\''"))
+    return re.sub("''$", "", re.sub("^''", "", f"'{text}'"))
+
+
+def _is_signal(text: str) -> bool:
+    real_time = re.fullmatch(r"SIGRT(?:MIN\+|MAX-)(\d+)", text, re.IGNORECASE)
+    if real_time:
+        return int(real_time[1]) <= signal.SIGRTMAX - signal.SIGRTMIN
+    names = set(signal.Signals.__members__) - {"SIGRTMIN", "SIGRTMAX"}
+    return text.isdigit() or text.upper() in names
 
 
 def _check(key: str, values: t.Sequence[str] | None) -> list[str]:

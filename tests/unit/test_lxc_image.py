@@ -185,7 +185,7 @@ def test_whether_it_is_another_image(
 
 def test_what_proxmox_makes_of_an_image() -> None:
     texts = image.import_texts(found(Entrypoint=["/e.sh"], Cmd=["a b", "c'd", "x=y"], Env=["A=1", "B=2"]))
-    assert texts == {"entrypoint": """/e.sh 'a b' 'c'"'"'d' x=y""", "cmode": "console", "env": "A=1\0B=2"}
+    assert texts == {"entrypoint": r"/e.sh 'a b' 'c'\''d' 'x=y'", "cmode": "console", "env": "A=1\0B=2"}
     assert image.import_texts(found(Entrypoint=["/sbin/init", "x"])) == {}
     config = image.imported({"net0": "name=eth0", "net1": "name=eth1,host-managed=0", "memory": 64}, found(Cmd=["sh"]))
     assert config == {
@@ -195,6 +195,31 @@ def test_what_proxmox_makes_of_an_image() -> None:
         "entrypoint": "sh",
         "cmode": "console",
     }
+
+
+# What shell_quote of String::ShellQuote 1.04 answers.
+QUOTED = {
+    "a=b": "'a=b'",
+    "=": "'='",
+    "it's": r"'it'\''s'",
+    "'": r"\'",
+    "''": "\"''\"",
+    "a''b": "'a'\"''\"'b'",
+    "'a": r"\''a'",
+    "a'": r"'a'\'",
+    "": "''",
+    "a b": "'a b'",
+    "'''x y'": "\"'''\"'x y'\\'",
+    "a'b''c": "'a'\\''b'\"''\"'c'",
+    "--config.file=/etc/p.yml": "'--config.file=/etc/p.yml'",
+    "a:/b,c@d%e+f!^g-h.": "a:/b,c@d%e+f!^g-h.",
+    "#": "'#'",
+}
+
+
+@pytest.mark.parametrize("word", QUOTED)
+def test_words_as_proxmox_quotes_them(word: str) -> None:
+    assert image.import_texts(found(Cmd=["x", word]))["entrypoint"] == f"x {QUOTED[word]}"
 
 
 def test_losses_by_method() -> None:

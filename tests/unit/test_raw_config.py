@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import fcntl
+import signal
 import typing as t
 from pathlib import Path
 
@@ -377,6 +378,21 @@ def test_admitted_keys(key: str, node: Node) -> None:
     raw_keys.check_line(key, VALUES[key])
     assert node.declare({key: VALUES[key]})["changed"]
     assert {"key": key, "value": VALUES[key]} in node.declare({key: VALUES[key]})["raw"]
+
+
+SIGNALS = sorted(set(signal.Signals.__members__) - {"SIGRTMIN", "SIGRTMAX"})
+
+
+@pytest.mark.parametrize("name", [*SIGNALS, "sigterm", "15", "SIGRTMIN+0", "sigrtmax-30", ""])
+def test_signals_that_lxc_knows(name: str) -> None:
+    raw_keys.check_line("lxc.signal.halt", name)
+
+
+@pytest.mark.parametrize(
+    "name", ["QUIT", "SIGFOO", "SIGRTMIN", "SIGRTMAX", "SIGRTMIN+31", "SIG", "RTMIN+3", "1x", "-1"]
+)
+def test_signals_of_which_lxc_reads_no_file(name: str) -> None:
+    refused("invalid_option", lambda: raw_keys.check_line("lxc.signal.stop", name))
 
 
 # --------------------------------------------------------------------------------------------------- properties

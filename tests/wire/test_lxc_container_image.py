@@ -341,6 +341,31 @@ def test_control_characters_are_refused(lxc: Lxc, hub: Hub, key: str, value: t.A
     assert run.details["key"] == key
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("User", "app:"), ("User", ":5"), ("User", "a:b:c"), ("StopSignal", "QUIT"), ("StopSignal", "SIGRTMIN")],
+)
+def test_what_proxmox_would_write_and_not_read_is_refused(lxc: Lxc, hub: Hub, key: str, value: str) -> None:
+    hub.push(NGINX, nginx(**{key: value}))
+    run = lxc.refused("image_rejected", **new())
+    assert run.details["key"] == key
+
+
+@pytest.mark.parametrize("user", ["ghost", "ghost:nginx", "nginx:ghost", "101:ghost"])
+def test_a_user_that_proxmox_does_not_find_is_not_root(lxc: Lxc, hub: Hub, user: str) -> None:
+    hub.push(NGINX, nginx(User=user))
+    run = lxc(**new())
+    assert run.code == "user_unknown"
+    assert run.details["user"] == user
+    assert lxc.ct().status == "stopped"
+
+
+@pytest.mark.parametrize("user", ["nginx", "nginx:app", "5:app", "root", "1234", "77:78", ""])
+def test_users_that_proxmox_finds(lxc: Lxc, hub: Hub, user: str) -> None:
+    hub.push(NGINX, nginx(User=user))
+    assert lxc(**new()).container["status"] == "running"
+
+
 @pytest.mark.parametrize("line", ["lxc.hook.pre-start: /tmp/x", "mp9: /etc,mp=/x", "unprivileged: 0", "onboot: 1"])
 def test_a_registry_that_gives_the_node_something_else(lxc: Lxc, hub: Hub, line: str) -> None:
     hub.push(NGINX, nginx(), to_nodes=nginx(Env=[f"A=1\n{line}"]))

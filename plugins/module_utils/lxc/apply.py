@@ -22,7 +22,11 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import (
     type_of,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import IMPORTED_KEYS, IMPORTED_LINES
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import (
+    IMPORTED_KEYS,
+    IMPORTED_LINES,
+    lines_of_user,
+)
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import HOLDER, VMID, is_volume_key
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.reading import interface_addresses
 
@@ -348,11 +352,13 @@ def _refuse_protection(config: t.Mapping[str, t.Any], _payload: t.Any) -> None:
         )
 
 
-def _refuse_foreign_lines(config: t.Mapping[str, t.Any], sent: t.Mapping[str, t.Any]) -> None:
-    """Refuse what a registry has given to Proxmox, but not to who looked at the image before.
+def _refuse_import(config: t.Mapping[str, t.Any], made_of: tuple[t.Mapping[str, t.Any], str]) -> None:
+    """Refuse what a registry has given to Proxmox, but not to who looked at the image before; and root for a user.
 
-    sent: the parameters of the creation.
+    made_of: the parameters of the creation, and ``User`` of the image.
     """
+    sent, user = made_of
+    _refuse_root(config, user)
     foreign = [f"{key}: {value}" for key, value in config.get("lxc") or () if key not in IMPORTED_LINES]
     sent = {"unprivileged": 1, **sent}
     for key, value in config.items():
@@ -372,10 +378,22 @@ def _refuse_foreign_lines(config: t.Mapping[str, t.Any], sent: t.Mapping[str, t.
         )
 
 
+def _refuse_root(config: t.Mapping[str, t.Any], user: str) -> None:
+    """Refuse a container whose user Proxmox has not found: it would run as root (``resolve_oci_user``)."""
+    there = [key for key, _value in config.get("lxc") or ()]
+    if not set(lines_of_user(user)) <= set(there):
+        raise Failure(
+            "user_unknown",
+            f"The root file system of the image has no user or group {user!r}; the container would run as root.",
+            "The container is there but was not started. Remove it, and correct User of the image.",
+            user=user,
+        )
+
+
 CHECKS: dict[str, t.Callable[[t.Mapping[str, t.Any], t.Any], None]] = {
     "only_root": _refuse_volumes,
     "unprotected": _refuse_protection,
-    "imported": _refuse_foreign_lines,
+    "imported": _refuse_import,
 }
 
 

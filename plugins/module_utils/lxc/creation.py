@@ -25,6 +25,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import (
     IMPORTED,
     IMPORTED_KEYS,
     Artefact,
+    check_steps,
     fetch_steps,
     imported,
     settle,
@@ -81,8 +82,7 @@ def _plan_image(declared: Declared, image: Artefact) -> Plan:
     made.add("image", None, image.mark.shown)
     plan.steps.append(made)
     base = f"nodes/{declared.node}/lxc/{declared.vmid or VMID}"
-    if image.method == "registry":
-        plan.steps.append(Step("checked", "GET", f"{base}/config", check="imported", payload=made.params))
+    plan.steps += check_steps(image, base, made.params)
     current = {key: text for key, text in made.params.items() if properties.key_of(key)}
     current = imported(current, image.found) if image.method in IMPORTED else current
     actual = Actual(declared.vmid or 0, str(declared.node), "stopped", current, pool=declared.pool)

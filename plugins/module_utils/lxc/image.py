@@ -10,7 +10,6 @@ it: of the template Proxmox keeps nothing, and tags may be restricted.
 from __future__ import annotations
 
 import re
-import shlex
 import typing as t
 from dataclasses import dataclass, field, replace
 
@@ -20,10 +19,10 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.plan import RECR
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import properties
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import HOLDER, Actual, Plan
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.notes import with_note
-from ansible_collections.lxcri.proxmox.plugins.module_utils.node.raw_keys import CONTROL, CONTROL_OR_TAB
+from ansible_collections.lxcri.proxmox.plugins.module_utils.node.raw_keys import CONTROL, CONTROL_OR_TAB, SIGNAL
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci import init_command
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.image import STORE
-from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.lxc_config import Mapped, from_image
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.lxc_config import Mapped, from_image, signal_name
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.reference import Reference
 
 if t.TYPE_CHECKING:
@@ -45,8 +44,9 @@ IMPORTED_LINES = ("lxc.init.uid", "lxc.init.gid", "lxc.init.groups", "lxc.init.c
 # What it sets of the options, whatever the request has.
 IMPORTED_KEYS = ("entrypoint", "env", "cmode")
 
-# An argument that the shell_quote of Perl's String::ShellQuote leaves as it is (cmd2string of PVE/Tools.pm).
-_BARE = re.compile(r"[\w!%+,\-./:=@^]+")
+# An argument that the shell_quote of Perl's String::ShellQuote leaves as it is. cmd2string of PVE/Tools.pm gives it
+# each by itself, so that "=" is always quoted: it could be an assignment.
+_BARE = re.compile(r"[\w!%+,\-./:@^]+")
 
 _MARK = re.compile(
     r"\n*<!-- lxcri\.proxmox image=(?P<reference>\S+) digest=(?P<digest>sha256:[0-9a-f]{64})"
@@ -276,6 +276,26 @@ def refuse_control_characters(config: t.Mapping[str, t.Any], imported_as_it_is: 
             )
 
 
+def refuse_unreadable(config: t.Mapping[str, t.Any]) -> None:
+    """Refuse an image that Proxmox imports as it is and then cannot create, or LXC not start.
+
+    Raises:
+        Failure: ``image_rejected``.
+    """
+    user, signal = str(config.get("User") or ""), str(config.get("StopSignal") or "")
+    line = ""
+    # resolve_oci_user of PVE/LXC/Create.pm
+    if user and not re.fullmatch(r"[^:]+(:[^:]+)?", user):
+        key, why = "User", f"Proxmox cannot read the user {user!r}"
+    elif signal and not SIGNAL.fullmatch(signal):
+        key, why = "StopSignal", f"LXC would start no container with the stop signal {signal!r}"
+        known = signal_name(signal)
+        line = f", and 'lxc.signal.halt: {known}' with lxc_raw_config" if known else ""
+    else:
+        return
+    raise Failure("image_rejected", f"{why} of the image.", f"Set image.method to template{line}.", key=key)
+
+
 def mapped(spec: ImageSpec, found: Found, mounted: t.Collection[str] = ()) -> Mapped:
     """What an image says, in the words of Proxmox.
 
@@ -351,6 +371,23 @@ def pull_step(node: str, storage: str, reference: Reference, file_name: str) -> 
     return step
 
 
+def check_steps(image: Artefact, base: str, params: t.Mapping[str, t.Any]) -> list[Step]:
+    """The step that looks at what Proxmox has made of an image, before it is started; none when that is known.
+
+    base: the path of the container. params: of its creation.
+    """
+    user = str(image.found.process.get("User") or "")
+    if image.method != "registry" and (image.method not in IMPORTED or not lines_of_user(user)):
+        return []
+    return [Step("checked", "GET", f"{base}/config", check="imported", payload=(params, user))]
+
+
+def lines_of_user(user: str) -> list[str]:
+    """The raw lines that Proxmox writes of a user and a group that it has to look up in the root file system."""
+    names = zip(("lxc.init.uid", "lxc.init.gid"), user.split(":"))
+    return [key for key, name in names if name not in ("", "root") and not name.isdigit()]
+
+
 def store_need(storage: str, why: str) -> Need:
     """The privilege to put a template on a storage (PVE/API2/Storage/Status.pm)."""
     return Need((f"/storage/{storage}",), ("Datastore.AllocateTemplate",), why)
@@ -365,11 +402,19 @@ def import_texts(found: Found) -> dict[str, str]:
     words = [*(process.get("Entrypoint") or ()), *(process.get("Cmd") or ())]
     texts = {}
     if words and words[0] != "/sbin/init":
-        texts["entrypoint"] = " ".join(word if _BARE.fullmatch(word) else shlex.quote(word) for word in words)
+        texts["entrypoint"] = " ".join(map(_quoted, words))
         texts["cmode"] = "console"
     if process.get("Env"):
         texts["env"] = "\0".join(process["Env"])
     return texts
+
+
+def _quoted(word: str) -> str:
+    """An argument as ``shell_quote`` of Perl's String::ShellQuote writes it."""
+    if _BARE.fullmatch(word):
+        return word
+    inner = re.sub("'+", lambda found: r"'\''" if found[0] == "'" else f"'\"{found[0]}\"'", word)
+    return re.sub(r"^''|''$", "", f"'{inner}'") if word else "''"
 
 
 def imported(config: t.Mapping[str, t.Any], found: Found) -> dict[str, t.Any]:

@@ -28,6 +28,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import (
     file_stem,
     parse_version,
     refuse_control_characters,
+    refuse_unreadable,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Actual
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.recreate import (
@@ -118,6 +119,7 @@ class Images:
         able = version >= IMAGES_SINCE
         if method in IMPORTED:
             refuse_control_characters(found.process, imported_as_it_is=True)
+            refuse_unreadable(found.process)
         suffix = f"-{CONVERTER}.tar.zst" if method == "template" else ".tar"
         name = f"{file_stem(spec.reference, found.digest)}{suffix}"
         storage = Storage(self._client, node, spec.storage, timeout)

@@ -43,6 +43,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import (
     IMPORTED_LINES,
     Artefact,
     Mark,
+    check_steps,
     fetch_steps,
     hide_holder,
     imported,
@@ -506,7 +507,7 @@ def _create(work: _Work, declared: Declared, image: Artefact, config: dict[str, 
     # Also what was granted on the id is gone with the old container.
     step.needs = creation_needs(replace(declared, vmid=None, template=image.volume, pool=work.pool), sent)
     work.add(step)
-    if image.method == "registry":
-        work.add(Step("checked", "GET", f"{work.base}/config", check="imported", payload=step.params))
+    for check in check_steps(image, work.base, step.params):
+        work.add(check)
     made = imported(params, image.found) if image.method in IMPORTED else params
     return Actual(work.vmid, work.node, "stopped", made, pool=declared.pool)

@@ -14,7 +14,7 @@ import shlex
 import typing as t
 
 from ..api.errors import Failure
-from ..node.raw_keys import CONTROL
+from ..node.raw_keys import CONTROL, SIGNAL
 from . import init_command
 from .layout import Json
 from .lxc_mounts import inside, map_mounts, map_paths
@@ -37,8 +37,6 @@ _VARIABLE = re.compile(r"[A-Za-z0-9_]+")
 _LABEL = r"[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _HOSTNAME = re.compile(rf"(?=.{{1,255}}\Z){_LABEL}(\.{_LABEL})*")
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_\-+.]*")
-# Names of kill(1), and the real-time signals as LXC writes them (sig_parse of confile_utils.c).
-_SIGNAL = re.compile(r"SIG[A-Z][A-Z0-9]*|SIGRTMIN\+\d+|SIGRTMAX-\d+|\d+")
 # The mapping of an unprivileged container that has no lxc.idmap (update_lxc_config).
 _DEFAULT_MAP = [{"containerID": 0, "hostID": 100000, "size": 65536}]
 
@@ -274,7 +272,8 @@ def signal_name(name: str) -> str | None:
     word = name.strip().upper()
     if not re.match(r"\d|SIG", word):
         word = f"SIG{word}"
-    return word if _SIGNAL.fullmatch(word) else None
+    word = {"SIGRTMIN": "SIGRTMIN+0", "SIGRTMAX": "SIGRTMAX-0"}.get(word, word)
+    return word if SIGNAL.fullmatch(word) else None
 
 
 def _signal(key: str, name: str, mapped: Mapped) -> None:
