@@ -502,6 +502,20 @@ def test_what_is_wrong_is_refused(app: str, tmp_path: Path, params: dict[str, t.
     assert not (tmp_path / "bundles").exists() or not os.listdir(tmp_path / "bundles")
 
 
+@pytest.mark.parametrize("form", ["bundle", "lxc_template", "oci_archive"])
+@pytest.mark.parametrize("name", ["web:1", "x:y/web"])
+def test_a_path_with_a_colon(app: str, tmp_path: Path, form: str, name: str) -> None:
+    """It is nothing that the image has done."""
+    assert code_of(bundle(layout=app, path=str(tmp_path / name), format=form)) == "invalid_option"
+    assert not (tmp_path / name).exists()
+
+
+def test_a_root_file_system_with_a_colon_is_used_in_place(app: str, tmp_path: Path) -> None:
+    made(layout=app, path=str(tmp_path / "bundle"))
+    (tmp_path / "bundle/rootfs").rename(tmp_path / "a:b")
+    made(rootfs=str(tmp_path / "a:b"), path=str(tmp_path / "c:d"))
+
+
 def test_nothing_to_make_it_of(tmp_path: Path) -> None:
     assert code_of(bundle(path=str(tmp_path / "x"))) == "invalid_option"
 

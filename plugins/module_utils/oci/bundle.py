@@ -114,6 +114,10 @@ def _check(params: t.Mapping[str, t.Any]) -> None:
         raise Failure("invalid_option", "A bundle cannot be uploaded.", "Set format to lxc_template or oci_archive.")
     if not bundle and (params["spec_only"] or params["recreate"]):
         raise Failure("invalid_option", "spec_only and recreate are for format: bundle.", "Leave them out.")
+    unpacked = not params["spec_only"] and not params.get("rootfs")
+    if unpacked and ":" in os.path.abspath(params.get("path") or "/"):
+        # skopeo and umoci split at colons.
+        raise Failure("invalid_option", "path has a colon.", "Choose another; no directory above may have one.")
     if bundle and params.get("name"):
         raise Failure("invalid_option", "name is for templates and archives; a bundle has its path.", "Leave it out.")
 
