@@ -20,6 +20,11 @@ from .containers import Containers
 from .tasks import log
 
 Config = t.Mapping[str, t.Any]
+# The plugins of PVE/LXC/Setup.pm that have the name of an ID in /etc/os-release.
+OS_TYPES = (
+    *("alpine", "archlinux", "centos", "debian", "devuan", "fedora", "gentoo", "openeuler", "opensuse", "ubuntu"),
+    *("nixos", "unmanaged"),
+)
 # Of an image on a storage, in bytes.
 IMAGE_SIZE = 2**20
 
@@ -56,6 +61,8 @@ class Images(Containers):
         self.registry: dict[str, Config] = {}
         # Image configurations by the volume that holds them.
         self.images: dict[str, Config] = {}
+        # What ID of /etc/os-release is, by the reference or the volume of an image; others have no such file.
+        self.systems: dict[str, str] = {}
         # Raw lines of containers, by vmid.
         self.raw_lines: dict[int, list[list[str]]] = {}
         # What /etc/passwd and /etc/group of every image say.
@@ -99,6 +106,7 @@ class Images(Containers):
                 raise TaskError(f"command '{command}' failed: exit code 1")
             self.store_file(sid, name, IMAGE_SIZE, "vztmpl")
             self.images[f"{sid}:vztmpl/{name}"] = self.registry[reference]
+            self.systems[f"{sid}:vztmpl/{name}"] = self.systems.get(reference, "")
 
         return await self.task(node, "ociregistrypull", name, user, body)
 
@@ -125,7 +133,15 @@ class Images(Containers):
         if archive in self.images and not v.get("restore"):
             log("Detected OCI archive")
             self._import(ct.vmid, config, self.images[archive].get("config") or {})
+            config["ostype"] = "unmanaged" if v.get("ostype") == "unmanaged" else self._system_of(archive)
         return config
+
+    def _system_of(self, archive: str) -> str:
+        """autodetect_type of PVE/LXC/Setup.pm"""
+        system = self.systems.get(archive) or "unmanaged"
+        if system not in OS_TYPES:
+            raise TaskError("unable to detect OS distribution")
+        return system
 
     def _import(self, vmid: int, config: dict[str, t.Any], image: Config) -> None:
         """restore_oci_archive of PVE/LXC/Create.pm"""
@@ -133,7 +149,6 @@ class Images(Containers):
         for key in ("User", "WorkingDir", "StopSignal"):
             _check(key, [image[key]] if image.get(key) else [])
         words = [*_check("Entrypoint", image.get("Entrypoint")), *_check("Cmd", image.get("Cmd"))]
-        config["ostype"] = "unmanaged"
         if words and words[0] != "/sbin/init":
             config["entrypoint"] = " ".join(map(_quoted, words))
             config["cmode"] = "console"
@@ -182,7 +197,7 @@ class Images(Containers):
 
 
 def _quoted(word: str) -> str:
-    """_shell_quote_backend of String::ShellQuote with one word: assignments are quoted, and rows of quotes are short."""
+    """_shell_quote_backend of String::ShellQuote with one word: assignments are quoted, rows of quotes short."""
     if not word:
         return "''"
     if not re.search(r"=|[^\w!%+,\-./:=@^]", word):

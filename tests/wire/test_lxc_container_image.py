@@ -351,6 +351,17 @@ def test_what_proxmox_would_write_and_not_read_is_refused(lxc: Lxc, hub: Hub, ke
     assert run.details["key"] == key
 
 
+def test_an_operating_system_that_proxmox_does_not_know(lxc: Lxc, hub: Hub) -> None:
+    """Proxmox sets up what /etc/os-release of the image says, unless it is told not to."""
+    hub.push(NGINX, nginx())
+    lxc.cluster.cluster.systems[NGINX] = "wolfi"
+    run = lxc(**new())
+    assert run.code == "system_unknown"
+    assert "ostype: unmanaged" in run.result["failure"]["hint"]
+    config = lxc(**new(ostype="unmanaged")).container["config"]
+    assert config["ostype"] == "unmanaged"
+
+
 @pytest.mark.parametrize("user", ["ghost", "ghost:nginx", "nginx:ghost", "101:ghost"])
 def test_a_user_that_proxmox_does_not_find_is_not_root(lxc: Lxc, hub: Hub, user: str) -> None:
     hub.push(NGINX, nginx(User=user))

@@ -216,6 +216,12 @@ _SENTENCES: tuple[tuple[str, str, str], ...] = (
         r"command 'skopeo (copy \S+ oci-archive:(?P<temporary>[^'\s]+)|.*)' failed",
         "Check the reference of the image, and that the node reaches the registry.",
     ),
+    (
+        "system_unknown",
+        # PVE/LXC/Setup.pm and those below it, when a container is created.
+        r"unable to detect OS distribution|unable to read version info|unsupported (\w+ )*version '|no such OS type '",
+        "Proxmox cannot set this operating system up; with 'ostype: unmanaged' it does not try to.",
+    ),
     ("command_missing", r"Install 'skopeo' to", "Install skopeo on the node."),
     ("download_failed", r"download failed: command", "Check the URL, and that the node reaches it."),
     ("template_missing", r"no such template", "Check the name, or refresh the index with 'pveam update' on the node."),
