@@ -140,6 +140,13 @@ def test_mounts_of_the_same_place_are_replaced() -> None:
     assert mounts[8]["options"] == ["rbind"]
 
 
+def test_the_same_place_may_be_written_in_several_ways() -> None:
+    mount = {"destination": "//dev/./shm/", "type": "tmpfs"}
+    mounts = runtime_spec(Process(cmd=("x",)), {"mounts": [mount]}, ROOT)["mounts"]
+    assert [entry.get("options") for entry in mounts if entry["destination"] == "/dev/shm"] == [None]
+    assert len(mounts) == len(runtime_spec(Process(cmd=("x",)), {}, ROOT)["mounts"])
+
+
 def test_a_device_is_made_and_allowed() -> None:
     device = {"path": "/dev/fuse", "type": "c", "major": 10, "minor": 229, "file_mode": "0660", "gid": 5}
     linux = runtime_spec(IMAGE, {"devices": [device, {"path": "/dev/p", "type": "p"}]}, ROOT)["linux"]

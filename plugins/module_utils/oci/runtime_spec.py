@@ -482,7 +482,7 @@ def _mounts(declared: t.Sequence[t.Mapping[str, t.Any]]) -> list[Json]:
     """The defaults, of which those with the same destination are replaced, and then the others in their order."""
     mounts = {entry["destination"]: copy.deepcopy(entry) for entry in DEFAULT_MOUNTS}
     for entry in declared:
-        destination = _absolute("mounts.destination", entry["destination"])
+        destination = posixpath.normpath("/" + _absolute("mounts.destination", entry["destination"]).lstrip("/"))
         mount: Json = {"destination": destination}
         for key in ("type", "source"):
             if entry.get(key):
