@@ -66,8 +66,9 @@ image:
         - V(upload) pulls it where the module runs, verifies it, and uploads it as an archive that Proxmox VE 9.1 or
           newer takes for an image.
         - V(template) pulls and unpacks it there, as root, and uploads it as an ordinary template. User, working
-          directory and stop signal are then in RV(losses), and before Proxmox VE 9.1 command and variables as well;
-          M(lxcri.proxmox.lxc_raw_config) sets them.
+          directory and stop signal are then in RV(losses); M(lxcri.proxmox.lxc_raw_config) sets them.
+        - Before Proxmox VE 9.1 the C(/sbin/init) of that template runs the command of the image, which needs a shell in
+          it. Addresses are then in RV(losses).
         - V(auto) is V(registry) where that is possible, else V(upload), and V(template) before Proxmox VE 9.1.
       type: str
       choices: [auto, registry, upload, template]

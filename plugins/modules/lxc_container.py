@@ -208,7 +208,8 @@ losses:
   elements: dict
   contains:
     key:
-      description: The key of the image, such as C(ExposedPorts), or of the raw line that would express it.
+      description: The key of the image, such as C(ExposedPorts), or of the raw line that would express it, or
+        C(networks).
       type: str
     value:
       description: What it says.

@@ -58,7 +58,8 @@ options:
     description:
       - V(bundle) makes C(config.json) and C(rootfs) in O(path).
       - V(lxc_template) makes a C(.tar.zst) of the root file system, with the directories that Proxmox and the process
-        need, without devices. Its bytes are the same each time.
+        need, without devices. Its C(/sbin/init) runs the command, where the image has a shell and has not that command
+        for an init anyway. Its bytes are the same each time.
       - V(oci_archive) makes a C(.tar) of the image as it is, for one platform. The options of the runtime do not go
         with it.
     type: str

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.lxcri.proxmox.tests.oci.images import (
+    BUSYBOX,
     build,
     busybox_layer,
     directory,
@@ -25,11 +26,12 @@ from ansible_collections.lxcri.proxmox.tests.oci.images import (
     listing,
 )
 from ansible_collections.lxcri.proxmox.tests.oci.module import run_module
+from ansible_collections.lxcri.proxmox.tests.oci.test_bundle_run import name, run
 from ansible_collections.lxcri.proxmox.tests.oci.test_layers import CAPABILITY
 from ansible_collections.lxcri.proxmox.tests.simulator.plugin import certificates, cluster
 from ansible_collections.lxcri.proxmox.tests.simulator.serving import Simulator
 
-__all__ = ["certificates", "cluster"]
+__all__ = ["certificates", "cluster", "name"]
 
 # restore_tar_archive_command of pve-container's PVE/LXC/Create.pm, and COMMON_TAR_FLAGS of pve-storage.
 RESTORE = (
@@ -86,16 +88,14 @@ def test_a_template(app: str, tmp_path: Path) -> None:
     assert result["file_name"] == f"app_{digest}-{key}_amd64.tar.zst"
     assert result["spec"]["process"]["args"] == ["sh"]
     # As Proxmox unpacks it.
-    (tmp_path / "restored").mkdir()
-    with open(result["path"], "rb") as archive:
-        done = subprocess.run([*RESTORE, str(tmp_path / "restored")], stdin=archive, capture_output=True, check=True)
-    assert b"rror" not in done.stderr
+    there = listing(restored(result["path"], tmp_path / "restored"))
     made_bundle = run_module("oci_bundle", {"layout": app, "path": str(tmp_path / "bundle")})
     assert made_bundle["changed"]
     expected = listing(tmp_path / "bundle/rootfs")
     del expected["dev/null"], expected["srv/loop"]
-    more = dict.fromkeys(("run", "vol", "vol/ume"), "drwxr-xr-x 0:0")
-    assert listing(tmp_path / "restored") == {**expected, **more}
+    more = dict.fromkeys(("run", "vol", "vol/ume", "etc/network", "sbin"), "drwxr-xr-x 0:0")
+    assert there.pop("sbin/init").startswith("-rwxr-xr-x 0:0")
+    assert there == {**expected, **more}
     ping = tmp_path / "restored/bin/ping"
     assert os.getxattr(ping, "security.capability") == CAPABILITY
     assert os.getxattr(ping, "user.note") == b"here"
@@ -115,7 +115,9 @@ def test_a_template_of_an_image_with_little_in_it(tmp_path: Path) -> None:
     root = build(layer(entry("app", "x", mode=0o755)), config={"Cmd": ["/app"]}).write(tmp_path / "layout")
     result = made(layout=str(root), format="lxc_template", path=str(tmp_path / "cache"))
     listed = subprocess.run(["tar", "--zstd", "-tf", result["path"]], capture_output=True, text=True, check=True)
-    assert listed.stdout.split() == ["./", "./app", "./dev/", "./etc/", "./proc/", "./run/", "./sys/", "./tmp/"]
+    below = ["app", "dev/", "etc/", "etc/network/", "proc/", "run/", "sys/", "tmp/"]
+    # Nothing could run an init here.
+    assert listed.stdout.split() == ["./", *(f"./{name}" for name in below)]
 
 
 def test_a_template_of_a_root_file_system(app: str, tmp_path: Path) -> None:
@@ -127,12 +129,113 @@ def test_a_template_of_a_root_file_system(app: str, tmp_path: Path) -> None:
     assert made(**params)["file_name"] != first["file_name"]
 
 
-def test_another_working_directory_is_another_template(app: str, tmp_path: Path) -> None:
+def test_another_command_is_another_template(app: str, tmp_path: Path) -> None:
     params = {"layout": app, "format": "lxc_template", "path": str(tmp_path / "cache")}
+    others = ({}, {"cwd": "/else"}, {"args": ["true"]}, {"env": {"A": "1"}})
+    assert len({made(**params, process=process)["file_name"] for process in others}) == len(others)
     first = made(**params)
-    assert made(**params, process={"cwd": "/else"})["file_name"] != first["file_name"]
     # What only matters to who runs it changes nothing in it.
     assert artefact(**params, hostname="x")["changed"] is False
+    assert artefact(**params, hostname="x")["file_name"] == first["file_name"]
+
+
+def restored(path: str, directory: Path) -> Path:
+    """A template, unpacked as Proxmox does it."""
+    directory.mkdir()
+    with open(path, "rb") as archive:
+        done = subprocess.run([*RESTORE, str(directory)], stdin=archive, capture_output=True, check=True)
+    assert b"rror" not in done.stderr
+    return directory
+
+
+def booted(tmp_path: Path, name: str, *layers: bytes, **config: t.Any) -> subprocess.CompletedProcess[str]:
+    """What the init of a template of an image does; it is run as LXC does it, with variables of its own."""
+    layout = build(*layers, config=config).write(tmp_path / "layout")
+    template = artefact(layout=str(layout), format="lxc_template", path=str(tmp_path / "cache"))
+    root = restored(template["path"], tmp_path / "root")
+    process = {"args": ["/sbin/init"], "env": {"container": "lxc", "TERM": "linux", "PATH": None}}
+    bundle = {"rootfs": str(root), "path": str(tmp_path / "bundle"), "process": process}
+    assert run_module("oci_bundle", bundle)["changed"]
+    return run("runc", name, tmp_path / "bundle")
+
+
+# Every kind of character that means something to a shell.
+ODD = ["it's", 'say "x"', "a\nb\n", "$HOME `id` \\ $(id)", "*", "", "-n", "~", "\tü;&|<>#!"]
+SHOW = 'for word; do printf \'<%s>\' "$word"; done; printf \'|%s|%s|\' "$PWD" "$$"; cat /proc/1/environ; exit 5'
+
+
+def test_the_init_of_a_template_runs_the_command(tmp_path: Path, name: str) -> None:
+    env = ["PATH=/bin", 'A=it\'s $HOME\t"x"', "a.b=dotted", "1=one", "UID=7", "EMPTY=", "TERM=vt100"]
+    config = {"Entrypoint": ["sh", "-c", SHOW, "sh"], "Cmd": ODD, "Env": env, "WorkingDir": "/srv/it's here"}
+    done = booted(tmp_path, name, busybox_layer(), **config)
+    assert done.returncode == 5, done
+    words, cwd, pid, rest = done.stdout.rsplit("|", 3)
+    assert words == "".join(f"<{word}>" for word in ODD)
+    assert (cwd, pid) == ("/srv/it's here", "1")
+    assert {*env, "container=lxc"} <= set(rest.split("\0"))
+
+
+def test_a_command_that_looks_like_a_variable(tmp_path: Path, name: str) -> None:
+    script = entry("srv/a=b", '#!/bin/sh\necho "$1"\n', mode=0o755)
+    done = booted(tmp_path, name, busybox_layer(script), Cmd=["/srv/a=b", "it's"], Env=["PATH=/bin"])
+    assert (done.returncode, done.stdout) == (0, "it's\n"), done
+
+
+def test_signals_reach_the_command(tmp_path: Path, name: str) -> None:
+    """It is the first process itself."""
+    command = "trap 'echo caught; exit 3' TERM; (sleep 0.2; kill -TERM 1) & while :; do sleep 0.1; done"
+    done = booted(tmp_path, name, busybox_layer(), Cmd=["sh", "-c", command])
+    assert (done.returncode, done.stdout) == (3, "caught\n"), done
+
+
+def test_an_init_that_is_not_the_command_is_replaced(tmp_path: Path, name: str) -> None:
+    """As in images of Alpine, where it is that of busybox."""
+    links = layer(
+        entry("sbin", kind=tarfile.SYMTYPE, link="../../usr/sbin"),
+        directory("usr/sbin"),
+        entry("usr/sbin/init", kind=tarfile.SYMTYPE, link="../../bin/busybox"),
+    )
+    done = booted(tmp_path, name, busybox_layer(), links, Cmd=["/bin/sh", "-c", "echo here"], Env=["PATH=/bin"])
+    assert (done.returncode, done.stdout) == (0, "here\n"), done
+    assert (tmp_path / "root/bin/busybox").read_bytes() == BUSYBOX.read_bytes()
+    assert not (tmp_path / "root/usr/sbin/init").is_symlink()
+
+
+def test_an_init_that_leads_out_is_replaced_inside(tmp_path: Path, name: str) -> None:
+    (tmp_path / "outside").write_text("mine")
+    (tmp_path / "outside").chmod(0o644)
+    links = layer(directory("sbin"), entry("sbin/init", kind=tarfile.SYMTYPE, link=str(tmp_path / "outside")))
+    done = booted(tmp_path, name, busybox_layer(), links, Cmd=["/bin/echo", "inside"])
+    assert (done.returncode, done.stdout) == (0, "inside\n"), done
+    assert (tmp_path / "outside").read_text() == "mine"
+
+
+@pytest.mark.parametrize("command", ["/sbin/init", "/usr/sbin/init", "init", "../start"])
+def test_an_init_that_is_the_command_stays(tmp_path: Path, command: str) -> None:
+    own = layer(
+        entry("sbin", kind=tarfile.SYMTYPE, link="usr/sbin"),
+        directory("usr/sbin"),
+        directory("lib"),
+        entry("lib/systemd", "#!/bin/sh\n", mode=0o755),
+        entry("usr/sbin/init", kind=tarfile.SYMTYPE, link="/lib/systemd"),
+        entry("start", kind=tarfile.SYMTYPE, link="sbin/init"),
+    )
+    config = {"Cmd": [command], "Env": ["PATH=/bin:/sbin"], "WorkingDir": "/srv"}
+    layout = build(busybox_layer(), own, config=config).write(tmp_path / "layout")
+    template = artefact(layout=str(layout), format="lxc_template", path=str(tmp_path / "cache"))
+    root = restored(template["path"], tmp_path / "root")
+    assert os.readlink(root / "usr/sbin/init") == "/lib/systemd"
+
+
+def test_the_command_of_the_options(tmp_path: Path, name: str) -> None:
+    layout = build(busybox_layer(), config={"Cmd": ["false"], "Env": ["A=1", "B=2"]}).write(tmp_path / "layout")
+    process = {"args": ["sh", "-c", "echo $A$B"], "env": {"A": "x", "B": None}, "cwd": "/new"}
+    template = made(layout=str(layout), format="lxc_template", path=str(tmp_path / "cache"), process=process)
+    root = restored(template["path"], tmp_path / "root")
+    bundle = {"rootfs": str(root), "path": str(tmp_path / "bundle"), "process": {"args": ["/sbin/init"]}}
+    assert run_module("oci_bundle", bundle)["changed"]
+    assert run("runc", name, tmp_path / "bundle").stdout == "x\n"
+    assert (root / "new").is_dir()
 
 
 def test_each_policy_has_a_file_of_its_own(app: str, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
-from ansible_collections.lxcri.proxmox.tests.oci.images import build, busybox_layer, entry, index
+from ansible_collections.lxcri.proxmox.tests.oci.images import build, busybox_layer, entry, index, layer
 from ansible_collections.lxcri.proxmox.tests.oci.registry import PASSWORD, USER, Registry
 from ansible_collections.lxcri.proxmox.tests.simulator.plugin import certificates, cluster
 from ansible_collections.lxcri.proxmox.tests.wire.support import Lxc, base, lxc
@@ -161,20 +161,42 @@ def test_a_converted_template(lxc: Lxc, registry: Registry, tmp_path: Path, opti
     given = options(reference) if release[0] == "8" else options(reference, method="template")
     run = lxc.converge(**given)
     name, data = uploaded(lxc)
-    assert name.endswith(f"_{digest[7:39]}-1.tar.zst")
+    assert name.endswith(f"_{digest[7:39]}-2.tar.zst")
     raw = subprocess.run(["zstd", "-dc"], input=data, capture_output=True, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(raw)) as archive:
         names = {name.removeprefix("./") for name in archive.getnames()}
-    assert {"bin/busybox", "etc/app", "srv/app"} <= names
+    assert {"bin/busybox", "etc/app", "srv/app", "sbin/init"} <= names
+    assert run.container["status"] == "running"
     losses = {(loss["key"], loss["value"]) for loss in run.result["losses"]}
-    assert {("lxc.init.cwd", "/srv/app"), ("lxc.signal.halt", "SIGUSR1"), ("User", "app")} <= losses
+    assert {("lxc.signal.halt", "SIGUSR1"), ("User", "app")} <= losses
     config = run.container["config"]
     if release[0] == "8":
-        assert {("lxc.init.cmd", "/bin/sh -c 'sleep 60'"), ("lxc.environment", "MODE=image")} <= losses
+        # The init in it has the command, the variables and the directory.
+        assert {key for key, _value in losses} == {"lxc.signal.halt", "User", "Volumes", "networks"}
         assert not {"entrypoint", "env"} & set(config)
     else:
+        assert ("lxc.init.cwd", "/srv/app") in losses
         assert config["entrypoint"] == "/bin/sh -c 'sleep 60'"
         assert config["env"] == "PATH=/bin\0MODE=image"
+
+
+@pytest.mark.parametrize("release", ["8.4.14", "9.2.11"])
+def test_an_image_without_a_shell(
+    lxc: Lxc, registry: Registry, tmp_path: Path, scratch: Path, options: Options, release: str
+) -> None:
+    layout = build(layer(entry("app", "x", mode=0o755)), config={"Cmd": ["/app"]}).write(tmp_path / "layout")
+    reference = registry.push(layout, f"shop/bare-{release[0]}", "1")
+    lxc.cluster.call(lambda cluster: setattr(cluster, "version", release))
+    if release[0] == "8":
+        # What is in its layers is known when they are here.
+        run = lxc(**options(reference))
+        assert (run.code, run.writes, lxc.ct()) == ("shell_missing", [], None), run.result
+        assert run.result["failure"]["details"]["command"] == ["/app"]
+    else:
+        # Proxmox itself tells LXC what to run.
+        run = lxc(**options(reference, method="template"))
+        assert run.container["status"] == "running"
+    assert not list(scratch.iterdir())
 
 
 def test_a_wrong_password(lxc: Lxc, registry: Registry, tmp_path: Path, options: Options) -> None:

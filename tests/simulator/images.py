@@ -9,6 +9,7 @@ import io
 import json
 import re
 import signal
+import subprocess
 import tarfile
 import typing as t
 
@@ -52,6 +53,13 @@ def config_of(data: bytes) -> Config:
         return t.cast("Config", read("blobs/sha256/" + manifest["config"]["digest"][7:]))
 
 
+def has_init(data: bytes) -> bool:
+    """Whether there is a /sbin/init in a template, which is a ``.tar.zst``; True when it is none."""
+    done = subprocess.run(["tar", "--zstd", "-tf", "-"], input=data, capture_output=True, text=False, check=False)
+    names = {name.removeprefix("./") for name in done.stdout.decode().splitlines()}
+    return done.returncode != 0 or not names.isdisjoint(("sbin/init", "usr/sbin/init"))
+
+
 class Images(Containers):
     """Adds what fakepve accepts without effect."""
 
@@ -67,6 +75,8 @@ class Images(Containers):
         self.raw_lines: dict[int, list[list[str]]] = {}
         # What /etc/passwd and /etc/group of every image say.
         self.accounts = {"root": 0, "app": 1000, "nginx": 101}
+        # Templates of which containers have no /sbin/init, and containers that have none.
+        self.without_init: set[str | int] = set()
         # How long a pull takes.
         self.ct_secs.update(pull=2)
 
@@ -116,6 +126,8 @@ class Images(Containers):
         volume = f"{request.match_info['storage']}:vztmpl/{fields.get('filename')}"
         if str(fields.get("filename")).endswith(".tar") and is_oci_archive(fields.get("data") or b""):
             self.images[volume] = config_of(fields["data"])
+        if str(fields.get("filename")).endswith(".tar.zst") and not has_init(fields.get("data") or b""):
+            self.without_init.add(volume)
         return t.cast("web.StreamResponse", answer)
 
     async def _unpack(
@@ -130,6 +142,9 @@ class Images(Containers):
     ) -> dict[str, t.Any]:
         config = await super()._unpack(ct, archive, storage, options, mounts, unprivileged, v)
         self.raw_lines.pop(ct.vmid, None)
+        self.without_init.discard(ct.vmid)
+        if archive in self.without_init:
+            self.without_init.add(ct.vmid)
         if archive in self.images and not v.get("restore"):
             log("Detected OCI archive")
             self._import(ct.vmid, config, self.images[archive].get("config") or {})
@@ -184,10 +199,16 @@ class Images(Containers):
         return name if name.isdigit() else None if known is None else str(known)
 
     async def _start_steps(self, ct: t.Any, user: str, skiplock: bool = False) -> None:
-        """LXC reads no configuration with a signal that it does not know (sig_parse of confile_utils.c)."""
+        """LXC reads no configuration with a signal that it does not know (sig_parse of confile_utils.c).
+
+        It starts /sbin/init where it is told of no other command (vm_start of PVE/LXC.pm).
+        """
         for key, value in self.raw_lines.get(ct.vmid, []):
             if key == "lxc.signal.halt" and not _is_signal(value):
                 raise TaskError(f"startup for container '{ct.vmid}' failed")
+        if ct.vmid in self.without_init and "entrypoint" not in ct.config:
+            log('lxc-start: No such file or directory - Failed to exec "/sbin/init"')
+            raise TaskError(f"startup for container '{ct.vmid}' failed")
         await super()._start_steps(ct, user, skiplock)
 
     async def _lxc_config_get(self, user: str, v: dict[str, t.Any]) -> dict[str, t.Any]:

@@ -24,6 +24,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.recreate import 
     new_config,
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import declare
+from ansible_collections.lxcri.proxmox.plugins.module_utils.node.raw_keys import check_line
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.layout import CONFIG
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.reference import parse_reference
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.remote import sha256
@@ -236,7 +237,32 @@ def test_losses_by_method() -> None:
         keys[method, able] = [loss["key"] for loss in image.losses(image.mapped(spec(), made.found), made)]
     assert keys["registry", True] == ["Healthcheck"]
     assert keys["template", True] == ["User", "Healthcheck", "lxc.init.cwd", "lxc.signal.halt"]
-    assert keys["template", False] == [*keys["template", True], "lxc.init.cmd", "lxc.environment"]
+    assert keys["template", False] == ["User", "Healthcheck", "networks", "lxc.signal.halt"]
+
+
+@pytest.mark.parametrize("able", [True, False])
+@pytest.mark.parametrize("command", ["sh", "/sbin/init"])
+def test_the_advice_of_a_loss_can_be_followed(able: bool, command: str) -> None:
+    made = artefact("template", able, Cmd=[command], Env=["A=1"], User="1:2", WorkingDir="/srv", StopSignal="SIGINT")
+    losses = image.losses(image.mapped(spec(), made.found), made)
+    advised = [loss for loss in losses if "use lxc_raw_config" in loss["reason"] and loss["key"] != "networks"]
+    assert advised
+    for loss in advised:
+        check_line(loss["key"], loss["value"])
+    check_line("lxc.net.0.ipv4.address", "192.0.2.10/24")
+    check_line("lxc.net.0.ipv4.gateway", "192.0.2.1")
+
+
+def test_before_9_1_a_command_may_have_any_characters() -> None:
+    made = artefact("template", able=False, Cmd=["sh", "-c", "a\nb 'c' \"d\""], Env=["a.b=1"], WorkingDir="/srv ")
+    keys = {loss["key"] for loss in image.losses(image.mapped(spec(), made.found), made)}
+    assert keys == {"networks", "lxc.signal.halt"}
+
+
+def test_before_9_1_an_init_has_no_arguments() -> None:
+    made = artefact("template", able=False, Cmd=["/sbin/init", "--unit=x"], Env=["A=1"])
+    keys = [loss["key"] for loss in image.losses(image.mapped(spec(), made.found), made)]
+    assert keys == ["Entrypoint and Cmd", "lxc.signal.halt", "lxc.environment"]
 
 
 # ---------------------------------------------------------------------------------------------------------- recreation

@@ -122,6 +122,46 @@ def test_directories_that_cannot_be(rootfs: Rootfs, name: str) -> None:
     assert caught.value.code == "not_a_directory"
 
 
+def test_a_file_takes_the_place_of_a_link(rootfs: Rootfs, tmp_path: Path) -> None:
+    Path(rootfs.path, "sbin").symlink_to("/../../usr/sbin")
+    Path(rootfs.path, "usr/sbin").mkdir(parents=True)
+    Path(rootfs.path, "usr/sbin/init").symlink_to(tmp_path / "passwd")
+    rootfs.replace("/sbin/init", b"#!/bin/sh\n", 0o755)
+    made = Path(rootfs.path, "usr/sbin/init")
+    assert not made.is_symlink()
+    assert made.read_bytes() == b"#!/bin/sh\n"
+    assert made.stat().st_mode & 0o7777 == 0o755
+    assert (tmp_path / "passwd").read_text() == "outside:x:1:1::/:\n"
+    assert [path.name for path in made.parent.iterdir()] == ["init"]
+    assert rootfs.is_executable("/sbin/init")
+    assert not rootfs.is_executable("/etc/real")
+    assert not rootfs.is_executable("/sbin")
+
+
+@pytest.mark.parametrize("name", ["/etc/real/init", "/loop/init"])
+def test_files_that_cannot_be(rootfs: Rootfs, name: str) -> None:
+    Path(rootfs.path, "loop").symlink_to("loop")
+    with pytest.raises(Failure) as caught:
+        rootfs.replace(name, b"x", 0o644)
+    assert caught.value.code == "not_a_directory"
+    assert not list(Path(rootfs.path).rglob(".lxcri*"))
+
+
+def test_where_a_name_leads(rootfs: Rootfs) -> None:
+    root = Path(rootfs.path)
+    root.joinpath("sbin").symlink_to("usr/sbin")
+    root.joinpath("usr/sbin").mkdir(parents=True)
+    root.joinpath("systemd").write_text("x")
+    root.joinpath("usr/sbin/init").symlink_to("/systemd")
+    root.joinpath("start").symlink_to("usr/../sbin/init")
+    root.joinpath("dangling").symlink_to("nowhere")
+    for name in ("/sbin/init", "/usr/sbin/init", "/start", "usr/sbin/../sbin/init"):
+        assert rootfs.leads_to(name, "/sbin/init"), name
+    for name in ("/systemd", "/sbin", "/nowhere", "/dangling", "/" + "x" * 300, "/etc/real/x"):
+        assert not rootfs.leads_to(name, "/sbin/init"), name
+    assert not rootfs.leads_to("/systemd", "/missing/init")
+
+
 def test_mounts() -> None:
     text = (
         "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n"

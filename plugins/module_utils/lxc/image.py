@@ -22,7 +22,13 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.notes import wit
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.raw_keys import CONTROL, CONTROL_OR_TAB, SIGNAL
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci import init_command
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.image import STORE
-from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.lxc_config import Mapped, from_image, signal_name
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.init_script import INIT
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.lxc_config import (
+    COMMAND,
+    Mapped,
+    from_image,
+    signal_name,
+)
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.reference import Reference
 
 if t.TYPE_CHECKING:
@@ -337,10 +343,21 @@ def losses(result: Mapped, image: Artefact) -> list[dict[str, t.Any]]:
         # Proxmox looks it up in the root file system.
         return [loss for loss in found if loss["key"] != "User"]
     lines = list(result.raw)
-    if not image.able:
+    process = image.found.process
+    words = [*(process.get("Entrypoint") or ()), *(process.get("Cmd") or ())]
+    if not image.able and words[:1] != [INIT]:
+        # The init of the template does it (oci/init_script.py), whatever the characters.
+        lines = [line for line in lines if line[0] != "lxc.init.cwd"]
+        found = [loss for loss in found if loss["key"] not in (COMMAND, "Env", "WorkingDir")]
+        reason = (
+            "nothing in it sets addresses; use lxc_raw_config with lxc.net.0.ipv4.address and lxc.net.0.ipv4.gateway"
+        )
+        found.append({"key": "networks", "value": None, "reason": reason})
+    elif not image.able:
         # No options of this version; what LXC calls them.
-        lines += [("lxc.init.cmd", result.api["entrypoint"])] if "entrypoint" in result.api else []
         lines += [("lxc.environment", f"{name}={value}") for name, value in (result.api.get("env") or {}).items()]
+        if words[1:]:
+            found.append({"key": COMMAND, "value": words, "reason": f"it is started without arguments: {INIT}"})
     reason = "it is a raw line of the container's file, which the API does not write; use lxc_raw_config"
     return found + [{"key": key, "value": value, "reason": reason} for key, value in lines]
 
@@ -401,7 +418,7 @@ def import_texts(found: Found) -> dict[str, str]:
     process = found.process
     words = [*(process.get("Entrypoint") or ()), *(process.get("Cmd") or ())]
     texts = {}
-    if words and words[0] != "/sbin/init":
+    if words and words[0] != INIT:
         texts["entrypoint"] = " ".join(map(_quoted, words))
         texts["cmode"] = "console"
     if process.get("Env"):

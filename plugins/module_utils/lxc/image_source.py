@@ -135,7 +135,7 @@ class Images:
         """Pull an image, and upload it in the form that its method says.
 
         Raises:
-            Failure: what pulling, converting and uploading raise.
+            Failure: what pulling, converting and uploading raise; ``shell_missing``, where only an init can run it.
         """
         spec = image.spec
         names = ("store", "username", "password", "token", "auth_file", "ca_path", "validate_certs")
@@ -150,7 +150,7 @@ class Images:
         with temporary_directory() as place:
             source = find_source(params, check_mode=False)
             artefact = {"format": _FORMATS[image.method], "path": place, "timeout": timeout}
-            made = build_artefact(t.cast(Source, source), {}, artefact, CONVERTER, False, _never)
+            made = build_artefact(t.cast(Source, source), {}, artefact, CONVERTER, False, _never, not image.able)
             path = os.path.join(place, image.file_name)
             os.rename(made["path"], path)
             Storage(self._client, image.node, spec.storage, timeout).put(path)

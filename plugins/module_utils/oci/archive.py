@@ -16,15 +16,20 @@ import typing as t
 
 from ..api.errors import Failure
 from .bundle_options import canonical
+from .init_script import command_of, put_init
 from .layout import Image, Json, Layout
 from .lxc_config import lines_of
 from .rootfs import Rootfs, find_user
-from .runtime_spec import ResolvedUser, cwd_wanted, process_of, runtime_spec, user_wanted
+from .runtime_spec import ResolvedUser, process_of, runtime_spec, user_wanted
 from .source import Source
 from .unpack import Staging, descriptor_of, layout_files, temporary_directory, unpack, write_failure, writing
 
 # What Proxmox mounts over or writes to (PVE/LXC.pm and PVE/LXC/Setup of pve-container).
-DIRECTORIES = (("/dev", 0o755), ("/proc", 0o755), ("/sys", 0o755), ("/run", 0o755), ("/tmp", 0o1777), ("/etc", 0o755))
+DIRECTORIES = (
+    *(("/dev", 0o755), ("/proc", 0o755), ("/sys", 0o755), ("/run", 0o755), ("/tmp", 0o1777), ("/etc", 0o755)),
+    # Before 9.1 it does not make it, and without it a Debian does not start.
+    ("/etc/network", 0o755),
+)
 SUFFIXES = {"lxc_template": ".tar.zst", "oci_archive": ".tar"}
 # normalize_content_filename of pve-storage's PVE/Storage.pm makes an underscore of anything else.
 _UNSAFE = re.compile(r"[^a-zA-Z0-9.-]+")
@@ -82,11 +87,14 @@ def build_artefact(
     converter: int,
     check_mode: bool,
     connect: t.Callable[[], Uploads],
+    init_required: bool = False,
 ) -> dict[str, t.Any]:
     """Make a template or an archive, and place it on a storage.
 
+    init_required: whether a template is refused whose ``/sbin/init`` does not run the command.
+
     Raises:
-        Failure: ``invalid_option``, and what stands against it.
+        Failure: ``invalid_option``, ``shell_missing``, and what stands against it.
     """
     form = params["format"]
     if form == "oci_archive" and (source.rootfs or options):
@@ -97,9 +105,13 @@ def build_artefact(
         )
     identity = tree_identity(source.rootfs) if source.rootfs else source.identity
     process = source.process
-    # Only the working directory changes what is in a template; the rest is for who makes a container of it.
-    shape = {"format": form, "cwd": cwd_wanted(process, options) if form == "lxc_template" and process else None}
-    digest = hashlib.sha256(canonical(shape).encode()).hexdigest()
+    user: ResolvedUser | str = user_wanted(process, options) if process else ""
+    if source.rootfs and process:
+        user = find_user(Rootfs(source.rootfs), str(user))
+    spec = runtime_spec(process, options, user) if process and form == "lxc_template" else None
+    # Only what init does changes what is in a template; the rest is for who makes a container of it.
+    command = command_of(spec) if spec and not source.rootfs else None
+    digest = hashlib.sha256(canonical({"format": form, "init": command}).encode()).hexdigest()
     key = hashlib.sha256(f"{identity}\n{digest}\n{converter}".encode()).hexdigest()
     name = checked_name(params.get("name") or _UNSAFE.sub("-", source.name).strip("-.") or "image")
     architecture = (source.config or {}).get("architecture") or getattr(source.platform, "architecture", "")
@@ -117,21 +129,18 @@ def build_artefact(
     if uploads and not volume:
         after = uploads.volume_id(file_name)
         plan.append({"key": "volume", "before": None, "after": after, "effect": "create", "applied": True})
-    user: ResolvedUser | str = user_wanted(process, options) if process else ""
-    if source.rootfs and process:
-        user = find_user(Rootfs(source.rootfs), str(user))
     if (build or (uploads and not volume)) and not check_mode:
         if path:
             if build:
-                user = _make(source, options, form, path, params["timeout"])
+                user = _make(source, options, form, path, params["timeout"], init_required)
             if uploads and not volume:
                 volume = uploads.put(path)
         else:
             with temporary_directory() as place:
                 temporary = os.path.join(place, file_name)
-                user = _make(source, options, form, temporary, params["timeout"])
+                user = _make(source, options, form, temporary, params["timeout"], init_required)
                 volume = uploads.put(temporary) if uploads else None
-    spec = runtime_spec(process, options, user) if process and form == "lxc_template" else None
+    spec = runtime_spec(process, options, user) if spec and process else None
     if spec and isinstance(user, str):
         # Nobody has looked into the root file system; it is named as it is declared.
         spec["process"]["user"] = {"username": user}
@@ -164,7 +173,9 @@ def _policy_path(spec: Json | None, converter: int) -> str:
     return f"/var/lib/lxcri/seccomp/{hashlib.sha256(profile.encode()).hexdigest()[:12]}.lxc"
 
 
-def _make(source: Source, options: Json, form: str, path: str, timeout: float) -> ResolvedUser | str:
+def _make(
+    source: Source, options: Json, form: str, path: str, timeout: float, init_required: bool
+) -> ResolvedUser | str:
     """Make the file; whom the process runs as."""
     with Staging(path, timeout) as staging:
         if os.path.lexists(path):
@@ -185,11 +196,13 @@ def _make(source: Source, options: Json, form: str, path: str, timeout: float) -
                 rootfs = os.path.join(staging.work, "tree", "rootfs")
                 unpack(staging, layout, image, rootfs)
                 process = process_of(image.config)
-                for directory, mode in (*DIRECTORIES, (cwd_wanted(process, options), 0o755)):
-                    _directory_there(rootfs, directory, mode)
-                for directory in process.volumes:
-                    _directory_there(rootfs, directory, 0o755)
                 user = find_user(Rootfs(rootfs), user_wanted(process, options))
+                command = command_of(runtime_spec(process, options, user))
+                wanted = (*DIRECTORIES, (command.cwd, 0o755), *((volume, 0o755) for volume in process.volumes))
+                with writing(rootfs):
+                    for directory, mode in wanted:
+                        Rootfs(rootfs).make_directory(directory, mode)
+                    put_init(Rootfs(rootfs), command, init_required)
                 settle(rootfs, started, created(image.config))
             write_template(staging, str(rootfs), new)
         with writing(path):
@@ -235,11 +248,6 @@ def _sort_attributes(path: bytes) -> None:
             os.removexattr(path, name, follow_symlinks=False)
         for name, value in values.items():
             os.setxattr(path, name, value, follow_symlinks=False)
-
-
-def _directory_there(rootfs: str, directory: str, mode: int) -> None:
-    with writing(rootfs):
-        Rootfs(rootfs).make_directory(directory, mode)
 
 
 def created(config: Json) -> int:

@@ -24,7 +24,7 @@ from .unpack import Staging, refuse_mounts, unpack, write_whole, writing
 
 FORMATS = ("bundle", "lxc_template", "oci_archive")
 # Of what is made of an image. A higher one makes all artefacts anew.
-CONVERTER = 1
+CONVERTER = 2
 RECORD = "lxcri.json"
 CONFIG = "config.json"
 

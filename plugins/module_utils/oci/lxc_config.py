@@ -31,6 +31,8 @@ TAGS = "lxcri.proxmox.tags"
 # What Proxmox takes when an image has none (restore_oci_archive).
 DEFAULT_SIGNAL = "SIGTERM"
 MAX_DESCRIPTION = 8192
+# What losses call the command of an image.
+COMMAND = "Entrypoint and Cmd"
 _INFINITY = (1 << 64) - 1
 
 _VARIABLE = re.compile(r"[A-Za-z0-9_]+")
@@ -73,7 +75,7 @@ def from_image(
     mapped = Mapped()
     cmd = process.cmd if entrypoint is None else ()
     words = [*(process.entrypoint if entrypoint is None else entrypoint), *(cmd if args is None else args)]
-    _command("Entrypoint and Cmd", words, mapped)
+    _command(COMMAND, words, mapped)
     for entry in config.get("Env") or []:
         if not is_variable(entry):
             mapped.lose("Env", entry, "it has no name or no value")

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import posixpath
 import stat
 import typing as t
 
@@ -19,6 +21,20 @@ _MAX_FILE = 16 << 20
 # As runc (libcontainer/user): what fits the kernel and every architecture.
 _MAX_ID = (1 << 31) - 1
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+# What a file is called until it is in its place.
+_NEW = ".lxcri-new"
+
+
+class Way(t.NamedTuple):
+    """How a name was resolved.
+
+    end: what is there, opened; None when it is neither a file nor a directory. made: whether directories were made.
+    passed: the entries on the way, each as the inode of its directory and its name.
+    """
+
+    end: int | None
+    made: bool
+    passed: list[tuple[int, str]]
 
 
 class Rootfs:
@@ -33,12 +49,31 @@ class Rootfs:
 
     def read(self, name: str) -> str | None:
         """The text of a file; None when there is no such regular file, or it is too large."""
-        handle = self._open(name)
-        if handle is None:
+        file = self._file(name)
+        if file is None:
             return None
-        with os.fdopen(handle, "rb") as file:
+        with file:
             data = file.read(_MAX_FILE + 1)
         return data.decode("utf-8", "surrogateescape") if len(data) <= _MAX_FILE else None
+
+    def is_executable(self, name: str) -> bool:
+        """Whether there is a regular file that somebody may execute."""
+        file = self._file(name)
+        if file is None:
+            return False
+        with file:
+            return bool(os.fstat(file.fileno()).st_mode & 0o111)
+
+    def leads_to(self, name: str, target: str) -> bool:
+        """Whether a name is that of a file, or of a link that leads to it or through it."""
+        directory, name_there = posixpath.split(target)
+        above, way = self._find(directory), self._find(name)
+        ends = [end for end in (above.end, way.end) if end is not None]
+        try:
+            return len(ends) == 2 and (os.fstat(ends[0]).st_ino, name_there) in way.passed
+        finally:
+            for end in ends:
+                os.close(end)
 
     def make_directory(self, name: str, mode: int = 0o755) -> bool:
         """Make a directory and those above it, owned by root; whether there was something to make.
@@ -46,8 +81,62 @@ class Rootfs:
         Raises:
             Failure: ``not_a_directory``, when something else is in the way.
         """
+        handle, made = self._directory(name, mode)
+        os.close(handle)
+        return made
+
+    def replace(self, name: str, data: bytes, mode: int) -> None:
+        """Write a file, owned by root, in the place of a file or a symbolic link.
+
+        Raises:
+            Failure: ``not_a_directory``, when something else is in the way.
+        """
+        above, name_there = posixpath.split(name)
+        directory, _made = self._directory(above, 0o755)
+        try:
+            new = os.open(_NEW, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
+            with os.fdopen(new, "wb") as file:
+                file.write(data)
+                os.fchmod(new, mode)
+            os.rename(_NEW, name_there, src_dir_fd=directory, dst_dir_fd=directory)
+        finally:
+            os.close(directory)
+
+    def _file(self, name: str) -> t.IO[bytes] | None:
+        end = self._find(name).end
+        if end is None:
+            return None
+        if stat.S_ISREG(os.fstat(end).st_mode):
+            return os.fdopen(end, "rb")
+        os.close(end)
+        return None
+
+    def _find(self, name: str) -> Way:
+        try:
+            return self._walk(name)
+        except OSError as error:
+            # It was changed meanwhile, or nothing can be called so.
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG):
+                raise
+            return Way(None, made=False, passed=[])
+
+    def _directory(self, name: str, mode: int) -> tuple[int, bool]:
+        try:
+            end, made, _passed = self._walk(name, mode)
+        except OSError as error:
+            raise _not_a_directory(name, error.strerror) from None
+        if end is None:
+            raise _not_a_directory(name)
+        if not stat.S_ISDIR(os.fstat(end).st_mode):
+            os.close(end)
+            raise _not_a_directory(name)
+        return end, made
+
+    def _walk(self, name: str, make: int | None = None) -> Way:
+        """Resolve a name. make: the mode of the directories that are made; None makes none."""
         directories = [os.open(self.path, _DIRECTORY)]
         made = False
+        passed = []
         try:
             pending = _parts(name)
             links = 0
@@ -58,52 +147,22 @@ class Rootfs:
                         os.close(directories.pop())
                     continue
                 here = directories[-1]
+                passed.append((os.fstat(here).st_ino, part))
                 try:
                     about = os.lstat(part, dir_fd=here)
                 except FileNotFoundError:
+                    if make is None:
+                        return Way(None, made, passed)
                     os.mkdir(part, 0o755, dir_fd=here)
                     made = True
                     directories.append(os.open(part, _DIRECTORY, dir_fd=here))
                     # Whatever the umask was.
-                    os.fchmod(directories[-1], 0o755 if pending else mode)
+                    os.fchmod(directories[-1], 0o755 if pending else make)
                     continue
                 if stat.S_ISLNK(about.st_mode):
                     links += 1
                     if links > _MAX_LINKS:
-                        raise _not_a_directory(name)
-                    target = os.readlink(part, dir_fd=here)
-                    if target.startswith("/"):
-                        while len(directories) > 1:
-                            os.close(directories.pop())
-                    pending = _parts(target) + pending
-                elif stat.S_ISDIR(about.st_mode):
-                    directories.append(os.open(part, _DIRECTORY, dir_fd=here))
-                else:
-                    raise _not_a_directory(name)
-        except OSError as error:
-            raise _not_a_directory(name, error.strerror) from None
-        finally:
-            for handle in directories:
-                os.close(handle)
-        return made
-
-    def _open(self, name: str) -> int | None:
-        directories = [os.open(self.path, _DIRECTORY)]
-        try:
-            pending = _parts(name)
-            links = 0
-            while pending:
-                part = pending.pop(0)
-                if part == "..":
-                    if len(directories) > 1:
-                        os.close(directories.pop())
-                    continue
-                here = directories[-1]
-                about = os.lstat(part, dir_fd=here)
-                if stat.S_ISLNK(about.st_mode):
-                    links += 1
-                    if links > _MAX_LINKS:
-                        return None
+                        return Way(None, made, passed)
                     target = os.readlink(part, dir_fd=here)
                     if target.startswith("/"):
                         while len(directories) > 1:
@@ -112,16 +171,13 @@ class Rootfs:
                 elif stat.S_ISDIR(about.st_mode):
                     directories.append(os.open(part, _DIRECTORY, dir_fd=here))
                 elif stat.S_ISREG(about.st_mode) and not pending:
-                    return os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+                    return Way(os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here), made, passed)
                 else:
-                    return None
-        except OSError:
-            # It is not there, or nothing can be called so.
-            return None
+                    return Way(None, made, passed)
+            return Way(directories.pop(), made, passed)
         finally:
             for handle in directories:
                 os.close(handle)
-        return None
 
 
 def _parts(name: str) -> list[str]:
