@@ -208,8 +208,7 @@ losses:
   elements: dict
   contains:
     key:
-      description: The key of the image, such as C(ExposedPorts), or of the raw line that would express it, or
-        C(networks).
+      description: The key of the image, such as C(ExposedPorts), of the raw line that would express it, or C(networks).
       type: str
     value:
       description: What it says.

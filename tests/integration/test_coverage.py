@@ -132,3 +132,54 @@ def test_every_failure_code_is_in_the_guide(part: str, name: str) -> None:
     codes = set(re.findall(r'Failure\(\s*"(\w+)"', source))
     assert codes
     assert sorted(code for code in codes if f"`{code}`" not in guide) == []
+
+
+COMMANDS = (
+    *("create", "start", "run", "state", "list", "info", "kill", "delete", "stop", "pause", "resume", "exec", "ps"),
+    *("events", "spec", "checkpoint", "restore", "update", "features"),
+)
+
+
+def test_every_command_of_a_runtime_has_its_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the table of the guide names is there: modules, their options with these values, and what they return."""
+    section = (ROOT / "docs/oci.md").read_text(encoding="utf-8").split("### Which command is which module")[1]
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \| (.*) \|$", section.split("\n### ")[0], re.MULTILINE)
+    assert [command for command, *_cells in rows] == list(COMMANDS)
+    wrong = [
+        f"{command}: {problem}"
+        for command, *cells in rows
+        for cell in cells
+        for problem in problems_of(cell, monkeypatch)
+    ]
+    assert wrong == []
+
+
+def problems_of(cell: str, monkeypatch: pytest.MonkeyPatch) -> t.Iterator[str]:
+    """What a cell of the table names, and is not there."""
+    module = ""
+    for name in re.findall(r"`(.*?)`", cell):
+        returned = re.fullmatch(r"(\w+)\[\](?:\.(\w+))?", name)
+        option = re.fullmatch(r"(\w+)(?:: (.+))?", name)
+        if re.fullmatch(r"(lxc|oci|zfs|pve)_\w+", name):
+            module = name
+            if module not in MODULES:
+                yield name
+        elif returned:
+            loaded = importlib.import_module(f"ansible_collections.lxcri.proxmox.plugins.modules.{module}")
+            listed = yaml.safe_load(loaded.RETURN).get(returned[1], {})
+            if listed.get("elements") != "dict" or (returned[2] and returned[2] not in listed["contains"]):
+                yield f"{name} of {module}"
+        elif option:
+            known = specification(module, monkeypatch).get(option[1])
+            if not known or (option[2] and not takes(known, yaml.safe_load(option[2]))):
+                yield f"{name} of {module}"
+        elif not re.match(r"pct exec |lxc-\w+ |kill |ansible\.builtin\.", name):
+            yield name
+
+
+def takes(option: t.Mapping[str, t.Any], value: t.Any) -> bool:
+    """Whether a value is one that an option takes."""
+    kinds = {"bool": bool, "list": list, "str": str, "dict": dict, "int": int}
+    values = value if isinstance(value, list) else [value]
+    choices = option.get("choices", values)
+    return isinstance(value, kinds[option["type"]]) and all(each in choices for each in values)
