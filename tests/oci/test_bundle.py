@@ -282,6 +282,13 @@ def test_what_is_mounted_or_runs_is_not_taken_away(app: str, tmp_path: Path) -> 
     assert made(**params)["changed"]
 
 
+@pytest.mark.parametrize("form", ["bundle", "lxc_template", "oci_archive"])
+def test_a_manifest_without_media_type(form: str, tmp_path: Path) -> None:
+    image = build(busybox_layer(), config=APP, manifest={"mediaType": None})
+    result = bundle(layout=str(image.write(tmp_path / "layout")), path=str(tmp_path / "made"), format=form)
+    assert (result.get("changed"), result["identity"]) == (True, image.digest), result
+
+
 @pytest.mark.parametrize("form", ["zstd", "docker"])
 def test_what_umoci_does_not_read_is_converted(form: str, tmp_path: Path) -> None:
     if form == "zstd":

@@ -120,7 +120,7 @@ def platforms_of(manifests: t.Sequence[Json]) -> list[str]:
 
 
 def checked_manifest(document: Json) -> Json:
-    """A manifest that may be pulled.
+    """A manifest of what is taken for an image.
 
     Raises:
         Failure: ``foreign_layers``, ``unsupported_image``, ``invalid_image``.
@@ -144,8 +144,8 @@ def checked_manifest(document: Json) -> Json:
             # image-spec, layer.md: non-distributable layers are deprecated, and lie at places that a stranger names.
             raise Failure(
                 "foreign_layers",
-                f"The layer {layer.get('digest')} lies outside of the registry.",
-                "Such images are not pulled. Push it to a registry with all its layers.",
+                f"The layer {layer.get('digest')} does not come with the image.",
+                "Such images are not taken. Build or push it with all its layers.",
                 digest=layer.get("digest"),
             )
         if kind not in (*GZIP, *ZSTD, *PLAIN):

@@ -9,6 +9,8 @@ import hashlib
 import json
 import os
 import platform as machine
+import re
+import shutil
 import tarfile
 import typing as t
 from dataclasses import dataclass
@@ -17,9 +19,10 @@ from ..api.errors import Failure
 from .image import ensure_image, pull_options
 from .layout import MAX_JSON, REF_NAME, Image, Json, Layout, invalid
 from .reference import Platform, choose_platform, parse_platform, parse_reference, platform_of
+from .remote import checked_manifest
 from .runtime_spec import Process, process_of
 from .store import Store
-from .unpack import Staging, convert, needs_conversion, skopeo_directory
+from .unpack import Staging, convert, needs_conversion, skopeo_directory, writing
 from .verify import verify_image
 
 KINDS = ("image", "layout", "archive", "rootfs")
@@ -28,6 +31,7 @@ _INDEXES = (
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
 _MAX_DEPTH = 4
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,9 @@ def _from_layout(text: str, wanted: Platform) -> Source:
         raise _missing(path)
     layout = Layout(os.path.abspath(path))
     found = choose_entry(layout.entries(), tag, path)
-    image = layout.image(choose_manifest(found, layout.read, wanted)["digest"])
+    digest = choose_manifest(found, layout.read, wanted)["digest"]
+    checked_manifest(layout.read(digest))
+    image = layout.image(digest)
 
     def prepare(staging: Staging) -> tuple[Layout, Image]:
         return _readable(staging, layout, verify_image(layout, image.digest), None)
@@ -196,21 +202,46 @@ def _from_archive(text: str, wanted: Platform) -> Source:
             found = _archived(archive, tag, path, wanted)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise invalid(f"{path} is no tar archive ({error})", path=path) from None
-    transport, identity, config = found
+    identity, config, manifest = found
 
     def prepare(staging: Staging) -> tuple[Layout, Image]:
+        if manifest:
+            layout = _extracted(path, [identity, *(part["digest"] for part in _parts(manifest))], staging)
+            return _readable(staging, layout, verify_image(layout, identity), None)
         # skopeo splits at colons, which a path may have.
         link = os.path.join(staging.work, "archive.tar")
         os.symlink(os.path.abspath(path), link)
-        layout, image = convert(staging, f"{transport}:{link}{':' + tag if tag else ''}", wanted)
+        layout, image = convert(staging, f"docker-archive:{link}{':' + tag if tag else ''}", wanted)
         return layout, verify_image(layout, image.digest)
 
     name = os.path.basename(path).partition(".")[0] + (f"-{tag}" if tag else "")
     return Source("archive", name, identity, config, prepare, platform=wanted)
 
 
-def _archived(archive: tarfile.TarFile, tag: str | None, path: str, wanted: Platform) -> tuple[str, str, Json]:
-    """The transport of skopeo for an archive, and the identity and configuration of the image in it."""
+def _parts(manifest: Json) -> list[Json]:
+    return [manifest["config"], *manifest["layers"]]
+
+
+def _extracted(path: str, digests: t.Sequence[str], staging: Staging) -> Layout:
+    """The blobs of an archive, as a layout in the staging directory."""
+    directory = os.path.join(staging.work, "archive")
+    names = {f"blobs/sha256/{digest[7:]}" for digest in digests}
+    try:
+        with writing(directory), tarfile.open(path) as archive:
+            os.makedirs(os.path.join(directory, "blobs/sha256"))
+            for member in archive:
+                name = member.name.removeprefix("./")
+                content = archive.extractfile(member) if name in names and member.isfile() else None
+                if content:
+                    with content, open(os.path.join(directory, name), "wb") as file:
+                        shutil.copyfileobj(content, file)
+    except (tarfile.TarError, EOFError) as error:
+        raise invalid(f"{path} is no tar archive ({error})", path=path) from None
+    return Layout(directory)
+
+
+def _archived(archive: tarfile.TarFile, tag: str | None, path: str, wanted: Platform) -> tuple[str, Json, Json | None]:
+    """The identity and the configuration of the image in an archive, and its manifest; Docker's archives have none."""
     members = {member.name.removeprefix("./"): member for member in archive if member.isfile()}
 
     def data_of(name: str) -> bytes:
@@ -223,7 +254,10 @@ def _archived(archive: tarfile.TarFile, tag: str | None, path: str, wanted: Plat
     def read(digest: str) -> Json:
         if not isinstance(digest, str) or not digest.startswith("sha256:"):
             raise invalid(f"{digest!r} is no sha256 digest")
-        data = data_of(f"blobs/sha256/{digest[7:]}")
+        name = f"blobs/sha256/{digest[7:]}"
+        if name not in members:
+            raise Failure("blob_missing", f"The blob {digest} is missing.", "The archive is damaged.", digest=digest)
+        data = data_of(name)
         if hashlib.sha256(data).hexdigest() != digest[7:]:
             raise Failure("digest_mismatch", f"The blob {digest} has other content.", "The archive is damaged.")
         return _object(data, digest)
@@ -233,10 +267,11 @@ def _archived(archive: tarfile.TarFile, tag: str | None, path: str, wanted: Plat
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
             raise invalid(f"the index of {path} has no list of manifests")
         entry = choose_manifest(choose_entry(entries, tag, path), read, wanted)
-        config = read(entry["digest"]).get("config")
-        if not isinstance(config, dict):
-            raise invalid("its manifest has no config")
-        return "oci-archive", entry["digest"], read(config.get("digest", ""))
+        manifest = checked_manifest(read(entry["digest"]))
+        for part in _parts(manifest):
+            if not _DIGEST.fullmatch(str(part.get("digest"))):
+                raise invalid(f"{part.get('digest')!r} is no sha256 digest")
+        return entry["digest"], read(manifest["config"]["digest"]), manifest
     if "manifest.json" not in members:
         raise invalid(f"{path} is an archive neither of OCI nor of Docker", path=path)
     try:
@@ -248,7 +283,7 @@ def _archived(archive: tarfile.TarFile, tag: str | None, path: str, wanted: Plat
     for image in images:
         if (tag is None and len(images) == 1) or (tag and _same_name(tag, image.get("RepoTags") or [])):
             data = data_of(image["Config"])
-            return "docker-archive", f"sha256:{hashlib.sha256(data).hexdigest()}", _object(data, "its configuration")
+            return f"sha256:{hashlib.sha256(data).hexdigest()}", _object(data, "its configuration"), None
     raise Failure(
         "image_not_found",
         f"{path} has no image named {tag!r}.",
