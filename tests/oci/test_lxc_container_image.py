@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import subprocess
@@ -13,8 +14,10 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from ansible_collections.lxcri.proxmox.tests.oci.hostile import IDENTITY, Hostile
 from ansible_collections.lxcri.proxmox.tests.oci.images import build, busybox_layer, entry, index, layer
 from ansible_collections.lxcri.proxmox.tests.oci.registry import PASSWORD, USER, Registry
+from ansible_collections.lxcri.proxmox.tests.oci.wrong import WRONG
 from ansible_collections.lxcri.proxmox.tests.simulator.plugin import certificates, cluster
 from ansible_collections.lxcri.proxmox.tests.wire.support import Lxc, base, lxc
 
@@ -197,6 +200,65 @@ def test_an_image_without_a_shell(
         run = lxc(**options(reference, method="template"))
         assert run.container["status"] == "running"
     assert not list(scratch.iterdir())
+
+
+@pytest.fixture
+def hostile(registry: Registry, request: pytest.FixtureRequest) -> t.Iterator[Hostile]:
+    running = Hostile((registry.certificate, registry.root / "key.pem"), identity=getattr(request, "param", False))
+    yield running
+    running.stop()
+
+
+def without_login(options: dict[str, t.Any], **image: t.Any) -> dict[str, t.Any]:
+    """The options without user and password, with these."""
+    kept = {name: value for name, value in options["image"].items() if name not in ("username", "password")}
+    return {**options, "image": {**kept, **image}}
+
+
+def test_with_a_file_of_credentials(lxc: Lxc, registry: Registry, tmp_path: Path, options: Options) -> None:
+    reference, _digest = pushed(registry, tmp_path, "shop/file")
+    login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    path = tmp_path / "auth.json"
+    path.write_text(json.dumps({"auths": {registry.host: {"auth": login}}}))
+    run = lxc(**without_login(options(reference), auth_file=str(path)))
+    assert run.container["status"] == "running", run.result
+    path.write_text(json.dumps({"auths": {}}))
+    given = without_login(options(reference), auth_file=str(path))
+    lxc.refused("unauthorized", **{**given, "vmid": 202, "hostname": "b"})
+
+
+@pytest.mark.parametrize("hostile", [True], indirect=True)
+def test_with_a_token(lxc: Lxc, hostile: Hostile, options: Options) -> None:
+    reference = hostile.serve(build(busybox_layer(), config=PROCESS), "shop/token", "1")
+    run = lxc(**without_login(options(reference), token=IDENTITY))
+    assert run.container["status"] == "running", run.result
+    assert IDENTITY not in json.dumps(run.result)
+    given = without_login(options(reference), token="another")
+    refused = lxc.refused("unauthorized", **{**given, "vmid": 202, "hostname": "b"})
+    assert "another" not in json.dumps(refused.result)
+
+
+@pytest.mark.parametrize("what", ["a layer with other content", "another diffID", "a configuration with other content"])
+def test_a_wrong_image(lxc: Lxc, hostile: Hostile, tmp_path: Path, scratch: Path, options: Options, what: str) -> None:
+    """Nothing of it reaches Proxmox, and the next run succeeds when the image is right."""
+    make, codes = WRONG[what]
+    given = options(hostile.serve(make(), "shop/wrong", "1"))
+    run = lxc(**given)
+    assert run.code in codes, run.result
+    assert (run.writes, lxc.ct(), list(scratch.iterdir())) == ([], None, [])
+    hostile.blobs.clear()
+    hostile.serve(build(busybox_layer(), config=PROCESS), "shop/wrong", "1")
+    assert lxc(**given).container["status"] == "running"
+
+
+def test_an_unknown_authority(lxc: Lxc, registry: Registry, tmp_path: Path, options: Options) -> None:
+    reference, _digest = pushed(registry, tmp_path, "shop/unknown")
+    lxc.refused("untrusted_certificate", **options(reference, ca_path=None))
+
+
+def test_a_tab_in_a_variable(lxc: Lxc, registry: Registry, tmp_path: Path, options: Options) -> None:
+    reference, _digest = pushed(registry, tmp_path, "shop/tab", Env=["A=a\tb"])
+    assert lxc.converge(**options(reference)).container["config"]["env"] == "A=a\tb"
 
 
 def test_a_wrong_password(lxc: Lxc, registry: Registry, tmp_path: Path, options: Options) -> None:
