@@ -259,6 +259,16 @@ def test_before_9_1_a_command_may_have_any_characters() -> None:
     assert keys == {"networks", "lxc.signal.halt"}
 
 
+def test_before_9_1_there_are_no_options_for_the_command() -> None:
+    given = {"vmid": 201, "node": "pve1", "image": {"reference": NGINX}}
+    declared = declare({**given, "entrypoint": "sh", "env": {"A": "1"}})
+    with pytest.raises(Failure) as caught:
+        image.settle(declared, None, artefact("template", able=False, Cmd=["sh"]))
+    assert (caught.value.code, caught.value.details["options"]) == ("version_too_old", ["entrypoint", "env"])
+    settled = image.settle(declare(given), None, artefact("template", able=False, Cmd=["sh"], Env=["A=1"]))
+    assert not {"entrypoint", "env"} & set(settled.config)
+
+
 def test_before_9_1_an_init_has_no_arguments() -> None:
     made = artefact("template", able=False, Cmd=["/sbin/init", "--unit=x"], Env=["A=1"])
     keys = [loss["key"] for loss in image.losses(image.mapped(spec(), made.found), made)]

@@ -509,6 +509,7 @@ def _settle_process(
     """The entrypoint and the variables: those that are declared over those of the image."""
     own = t.cast("dict[str, str] | None", declared.config.get("env"))
     if image:
+        _refuse_missing_options(declared, image)
         wanted = from_image(image.found.process) if image.able else Mapped()
         texts = import_texts(image.found) if image.method in IMPORTED else {}
         line = wanted.api.get("entrypoint")
@@ -528,6 +529,17 @@ def _settle_process(
         base = properties.read("env", config.get("env")) or {}
     declared.config["env"] = {**base, **own}
     return replace(mark, env=tuple(sorted(own)))
+
+
+def _refuse_missing_options(declared: Declared, image: Artefact) -> None:
+    missing = [] if image.able else [key for key in ("entrypoint", "env") if key in declared.config]
+    if missing:
+        raise Failure(
+            "version_too_old",
+            f"Proxmox VE before 9.1 has no {' and no '.join(missing)}; its containers run what is in the template.",
+            "Make a template with format: lxc_template and process of oci_bundle, and name it in template.",
+            options=missing,
+        )
 
 
 def drops_variables(declared: Declared, mark: Mark | None) -> bool:
