@@ -829,7 +829,12 @@ def test_the_pool_is_changed() -> None:
     assert [(step.method, step.path, step.params) for step in plan.steps] == [
         ("PUT", "pools", {"poolid": "p1", "vms": 101, "allow-move": True})
     ]
-    assert [need.paths for need in plan.needs] == [("/pool/p1",), ("/pool/p0",), ("/pool/p1",), ("/vms/101", "/pool/p0")]
+    assert [need.paths for need in plan.needs] == [
+        ("/pool/p1",),
+        ("/pool/p0",),
+        ("/pool/p1",),
+        ("/vms/101", "/pool/p0"),
+    ]
     actual.pool = "p1"
     assert not make_plan(declare(pool="p1"), actual).changed
 
