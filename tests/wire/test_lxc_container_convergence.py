@@ -198,6 +198,7 @@ CASES: dict[str, Case] = {
     ),
     "address_timeout": Case({"address_timeout": 5}, None),
     "timeout": Case({"timeout": 30}, None),
+    "shutdown_timeout": Case({"shutdown_timeout": 30}, None),
 }
 
 

@@ -196,7 +196,7 @@ class Case:
         where = dict(NAMES[self.kind.name])
         if self.kind.name == "network_interface":
             where["iface"] = INTERFACES.get(self.variant, where["iface"])
-        if self.variant in ("pam", "pve"):
+        if self.kind.name == "realm" and self.variant in ("pam", "pve"):
             where["realm"] = self.variant
         return {**where, **({"type": self.variant} if self.kind.variants and self.kind.variant else {})}
 
