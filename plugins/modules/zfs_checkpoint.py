@@ -85,7 +85,10 @@ options:
       - How volumes are restored. V(rollback) removes the snapshots that are newer than the checkpoint, and needs
         O(lose) when there are any.
       - V(clone) puts clones of the checkpoint in the place of the volumes, which are set aside with all their
-        snapshots. Nothing is lost.
+        snapshots. Nothing is lost. It is for volumes on ZFS alone.
+      - A checkpoint that Proxmox has taken (V(snapshot) or V(vzdump) as RV(containers[].method)) is restored by
+        Proxmox, which keeps nothing of the state from before and puts the configuration back too. So it is restored
+        only with O(mode=rollback), O(safety=false) and O(config=restore).
     type: str
     choices: [rollback, clone]
     default: rollback
@@ -99,8 +102,9 @@ options:
     default: true
   lose:
     description:
-      - The snapshots and bookmarks that O(mode=rollback) may remove, by their full names. Without one of them the
-        restore is refused with the code V(would_lose_data), and the failure lists them.
+      - The snapshots and bookmarks that O(mode=rollback) may remove, by their full names, and the volumes that a
+        restore from V(vzdump) replaces. Without one of them the restore is refused with the code V(would_lose_data),
+        and the failure lists them.
     type: list
     elements: str
     default: []

@@ -445,16 +445,18 @@ def test_by_proxmox(machine: Machine) -> None:
     archive = taken["checkpoint"]["archive"]
     assert not checkpoint(machine, **run, name="one")["changed"]
     lose = ["local:110/vm-110-disk-0.raw"]
-    failure = refused(machine, "would_lose_data", **run, name="one", state="restored")
+    refused(machine, "invalid_option", **run, name="one", state="restored", lose=lose)
+    back = {**run, "state": "restored", "safety": False, "config": "restore"}
+    failure = refused(machine, "would_lose_data", **back, name="one")
     assert failure["details"]["lose"] == lose
-    assert checkpoint(machine, **run, name="one", state="restored", lose=lose, check_mode=True)["changed"]
-    assert checkpoint(machine, **run, name="one", state="restored", lose=lose)["changed"]
+    assert checkpoint(machine, **back, name="one", lose=lose, check_mode=True)["changed"]
+    assert checkpoint(machine, **back, name="one", lose=lose)["changed"]
     checkpoint(machine, **run, name="one", state="absent")
     assert machine.run(["test", "-e", archive], check=False).rc == 1
 
     machine.write("/tmp/stand-in/pvesh", "#!/bin/sh\necho '{\"hasFeature\":1}'\n", 0o755)
     assert only(checkpoint(machine, **run, name="two"))["method"] == "snapshot"
-    assert checkpoint(machine, **run, name="two", state="restored")["changed"]
+    assert checkpoint(machine, **back, name="two")["changed"]
     checkpoint(machine, **run, name="two", state="absent")
     assert machine.read("/tmp/proxmox.log").splitlines() == [
         "vzdump 110 --compress zstd --mode stop",

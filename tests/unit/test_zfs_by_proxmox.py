@@ -18,7 +18,8 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint impor
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.restore import restore
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.store import Store
 
-CONFIG = "hostname: x\nrootfs: other:vm-110-disk-0,size=1G\n"
+VOLUME = "other:vm-110-disk-0"
+CONFIG = f"hostname: x\nrootfs: {VOLUME},size=1G\n"
 
 
 class KilledError(BaseException):
@@ -34,6 +35,7 @@ class Node:
         self.numbers = itertools.count(1)
         self.kill: tuple[str, str] | None = None
         self.broken: str | None = None
+        self.said: list[str] = []
         self.store = Store(str(path / "state"))
         self.conf = path / "lxc/110.conf"
         self.conf.parent.mkdir()
@@ -48,6 +50,7 @@ class Node:
             log, argv = Path(argv[3]), argv[4:]
         if self.kill == ("before", argv[0]):
             raise KilledError
+        self.said.append(" ".join(argv))
         if self.broken == argv[0]:
             return Completed(tuple(argv), 1, "", "no space left")
         out = getattr(self, argv[0].replace("-", "_"))(list(argv)) or ""
@@ -80,9 +83,11 @@ class Node:
         if argv[1] == "snapshot":
             assert f"[{argv[3]}]" not in text
             text += section
-        else:
+        elif argv[1] == "delsnapshot":
             assert section in text
             text = text.replace(section, "")
+        else:
+            text = CONFIG + text[len(hosts.top_section(text)) :]
         self.conf.write_text(text, encoding="utf-8")
 
     def vzdump(self, _argv: list[str]) -> str:
@@ -165,3 +170,43 @@ def test_what_somebody_else_took_meanwhile_stays(node: Node) -> None:
     assert failed.value.code == "name_taken"
     remove(node.host, node.store, ["110"], "one", check_mode=False)
     assert node.conf.read_text(encoding="utf-8") == theirs
+
+
+WAY = {"safety": False, "config": "restore"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"safety": False}, {"config": "restore"}, {"config": "restore", "mode": "clone"}],
+)
+def test_what_proxmox_cannot_do(node: Node, options: dict[str, t.Any]) -> None:
+    """It keeps nothing of the state from before, and puts the configuration back: nobody gets that unasked."""
+    take(node.host, node.store, ["110"], "one")
+    node.said.clear()
+    for check_mode in (True, False):
+        with pytest.raises(Failure) as failed:
+            restore(node.host, node.store, ["110"], "one", **options, lose=[VOLUME], check_mode=check_mode)
+        assert failed.value.code == "invalid_option"
+        assert failed.value.details["container"] == "110"
+    assert not [words for words in node.said if words.startswith("pct ")]
+
+
+def test_what_proxmox_restores(node: Node, tmp_path: Path) -> None:
+    """With the firewall rules, which a rollback of Proxmox leaves as they are."""
+    rules = tmp_path / "firewall/110.fw"
+    rules.parent.mkdir()
+    rules.write_text("then", encoding="utf-8")
+    take(node.host, node.store, ["110"], "one")
+    rules.write_text("now", encoding="utf-8")
+    before = node.conf.read_text(encoding="utf-8")
+    node.conf.write_text(before.replace("hostname: x", "hostname: y", 1), encoding="utf-8")
+    planned = restore(node.host, node.store, ["110"], "one", **WAY, lose=[VOLUME], check_mode=True)[0]
+    assert rules.read_text(encoding="utf-8") == "now"
+    node.said.clear()
+    assert restore(node.host, node.store, ["110"], "one", **WAY, lose=[VOLUME])[0]["plan"] == planned["plan"]
+    assert [change["key"] for change in planned["plan"]][-2:] == ["config", "firewall"]
+    assert node.conf.read_text(encoding="utf-8").startswith(CONFIG)
+    assert rules.read_text(encoding="utf-8") == "then"
+    assert [words.split()[:2] for words in node.said if words.startswith("pct ")] == [
+        ["pct", "rollback" if node.feature == "1" else "restore"]
+    ]

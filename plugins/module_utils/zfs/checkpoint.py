@@ -681,7 +681,7 @@ def _take_by_proxmox(host: Host, store: Store, container: Container, name: str, 
         store.remove(container.id, name)
         raise
     record["archive"] = _archive(read_text(log) or "")
-    store.save(container.id, name, {"record": json.dumps(record)})
+    store.save(container.id, name, {**files, "record": json.dumps(record)})
     made = _from_record(container.id, name, store)
     if made is None:
         raise Failure("record_missing", f"The record of the checkpoint {name} of {container.id} cannot be read back.")

@@ -184,7 +184,7 @@ def _plans(
         raise Failure(
             "would_lose_data",
             f"This would lose {len(lost)}: {', '.join(lost)}.",
-            "Agree with lose: and this list, or keep everything with mode: clone.",
+            "Agree with lose: and this list. What is on ZFS can be kept with mode: clone.",
             lose=lost,
             dataset=re.split("[@#]", refused[0])[0],
         )
@@ -248,6 +248,8 @@ def _plan(
     label: str,
 ) -> Plan:
     plan = Plan(container, checkpoint, [], [], None, None, unchanged=False)
+    if checkpoint.method != "zfs":
+        _require_way_of_proxmox(checkpoint, mode, safety, config)
     if config == "restore":
         files = files_of(checkpoint, store)
         wanted, firewall = _merged(container.config, files["config"]), files.get("firewall")
@@ -717,6 +719,23 @@ def _undo_clone(host: Host, put: Put) -> None:
 # --------------------------------------------------------------------------------------- what Proxmox has saved
 
 
+def _require_way_of_proxmox(checkpoint: Checkpoint, mode: str, safety: bool, config: str) -> None:
+    """See that only what Proxmox can do is asked for: it keeps neither the volumes nor the configuration as they are.
+
+    Raises:
+        Failure: ``invalid_option``.
+    """
+    if mode == "clone" or safety or config != "restore":
+        raise Failure(
+            "invalid_option",
+            f"The checkpoint {checkpoint.name} of {checkpoint.container} is one of Proxmox ({checkpoint.method}), whose "
+            "restore keeps nothing of the state from before and puts the configuration back too.",
+            "If that is meant, give mode: rollback, safety: false and config: restore.",
+            container=checkpoint.container,
+            method=checkpoint.method,
+        )
+
+
 def _by_proxmox(host: Host, plan: Plan) -> None:
     """Restore what is not on ZFS, by a rollback or a restore of Proxmox."""
     container_id, checkpoint = plan.container.id, plan.checkpoint
@@ -741,5 +760,8 @@ def _by_proxmox(host: Host, plan: Plan) -> None:
             f"{' '.join(argv[:2])} failed for {container_id}: {(done.stderr or done.stdout).strip()[-500:]}",
             container=container_id,
         )
+    if plan.firewall is not None:
+        # A rollback of Proxmox leaves the rules as they are.
+        host.write_firewall(container_id, plan.firewall)
     if plan.container.running and not host.container(container_id).running:
         host.start(container_id)
