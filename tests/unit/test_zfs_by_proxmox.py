@@ -14,7 +14,7 @@ import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Completed
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import host as hosts
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import known, remove, take
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import known, prune, remove, take
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.restore import restore
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.store import Store
 
@@ -39,6 +39,8 @@ class Node:
         self.store = Store(str(path / "state"))
         self.conf = path / "lxc/110.conf"
         self.conf.parent.mkdir()
+        self.dump = path / "dump"
+        self.dump.mkdir()
         self.conf.write_text(CONFIG, encoding="utf-8")
         (path / "storage.cfg").write_text("rbd: other\n\tpool rbd\n", encoding="utf-8")
         self.host = hosts.ProxmoxHost(hosts.Zfs(self), self)
@@ -92,13 +94,13 @@ class Node:
 
     def vzdump(self, _argv: list[str]) -> str:
         self.locked()
-        archive = self.path / f"vzdump-lxc-110-{next(self.numbers)}.tar.zst"
+        archive = self.dump / f"vzdump-lxc-110-{next(self.numbers)}.tar.zst"
         (archive.with_suffix(".dat") if self.kill == ("after", "vzdump") else archive).touch()
         return f"INFO: creating vzdump archive '{archive}'\n"
 
     def made(self) -> int:
         """How many snapshots and backups Proxmox has of it, begun ones as well."""
-        return self.conf.read_text(encoding="utf-8").count("[") + len(list(self.path.glob("vzdump-*")))
+        return self.conf.read_text(encoding="utf-8").count("[") + len(list(self.dump.glob("vzdump-*")))
 
     def complete(self) -> dict[str, bool]:
         _datasets, sets = known(self.host, [self.host.container("110")], self.store)
@@ -210,3 +212,53 @@ def test_what_proxmox_restores(node: Node, tmp_path: Path) -> None:
     assert [words.split()[:2] for words in node.said if words.startswith("pct ")] == [
         ["pct", "rollback" if node.feature == "1" else "restore"]
     ]
+
+
+def lost_by_proxmox(node: Node, name: str) -> None:
+    """Somebody removes the snapshot or the backup by Proxmox's own means."""
+    _datasets, sets = known(node.host, [node.host.container("110")], node.store)
+    archive = next(checkpoint.archive for checkpoint in sets["110"] if checkpoint.name == name)
+    if archive:
+        Path(archive).unlink()
+    else:
+        node.pct(["pct", "delsnapshot", "110", name])
+
+
+@pytest.mark.parametrize("end", ["take", "remove"])
+def test_what_proxmox_has_no_more(node: Node, end: str) -> None:
+    """It is no checkpoint any more, and goes without a word of Proxmox."""
+    for name in ("one", "two", "three", "four"):
+        take(node.host, node.store, ["110"], name)
+    lost_by_proxmox(node, "three")
+    lost_by_proxmox(node, "four")
+    assert node.complete() == {"one": True, "two": True, "three": False, "four": False}
+    assert not prune(node.host, node.store, ["110"], {"last": 2}, prefix="")[0].changed
+    with pytest.raises(Failure) as failed:
+        restore(node.host, node.store, ["110"], "four", **WAY, lose=[VOLUME])
+    assert failed.value.code == "checkpoint_incomplete"
+    if end == "remove":
+        assert remove(node.host, node.store, ["110"], "four", check_mode=False)[0].changed
+        assert node.complete() == {"one": True, "two": True, "three": False}
+    else:
+        assert take(node.host, node.store, ["110"], "four")[0].changed
+        assert node.complete() == {"one": True, "two": True, "four": True}
+    assert node.made() == len([whole for whole in node.complete().values() if whole])
+
+
+def test_a_storage_that_is_away(node: Node) -> None:
+    """Nothing is known of its backups, so none of them is taken for removed, nor is one restored."""
+    take(node.host, node.store, ["110"], "one")
+    if node.feature == "1":
+        return
+    node.dump.rename(node.path / "away")
+    assert node.complete() == {"one": True}
+    for check_mode in (True, False):
+        with pytest.raises(Failure) as failed:
+            restore(node.host, node.store, ["110"], "one", **WAY, lose=[VOLUME], check_mode=check_mode)
+        assert failed.value.code == "volume_missing"
+    with pytest.raises(Failure) as failed:
+        remove(node.host, node.store, ["110"], "one", check_mode=False)
+    assert failed.value.code == "volume_missing"
+    (node.path / "away").rename(node.dump)
+    assert remove(node.host, node.store, ["110"], "one", check_mode=False)[0].changed
+    assert node.made() == 0

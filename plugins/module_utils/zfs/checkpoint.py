@@ -191,7 +191,7 @@ def known(
     for container in containers:
         zfs_names = {checkpoint.name for checkpoint in result[container.id]}
         others = [
-            _from_record(container.id, name, store) for name in store.names(container.id) if name not in zfs_names
+            _from_record(container, name, store) for name in store.names(container.id) if name not in zfs_names
         ]
         result[container.id] = in_order([*result[container.id], *filter(None, others)])
     for (container_id, name), after in (expected or {}).items():
@@ -247,23 +247,35 @@ def _with_record(checkpoint: Checkpoint, store: Store) -> Checkpoint:
     )
 
 
-def _from_record(container: str, name: str, store: Store) -> Checkpoint | None:
+def _from_record(container: Container, name: str, store: Store) -> Checkpoint | None:
     """A checkpoint that Proxmox makes or has made; None when the record is one of ZFS, whose snapshots are gone."""
-    record = _record(container, name, store)
+    record = _record(container.id, name, store)
     if record.get("method") not in ("snapshot", "vzdump"):
         return None
+    archive = record.get("archive") or _archive(read_text(_log(container.id, name, store)) or "")
+    # Whoever removes by Proxmox what it has made does not remove the record.
+    there = _is_ours(container, name) if record["method"] == "snapshot" else bool(archive) and not _removed(archive)
     return Checkpoint(
-        container=container,
+        container=container.id,
         name=name,
         id=str(record["id"]),
         created=int(record["created"]),
         part=Part(()),
         snapshots=(),
-        complete=not record.get("pending"),
+        complete=there and not record.get("pending"),
         method=record["method"],
         reasons=tuple(str(reason) for reason in record["reasons"]),
-        archive=record.get("archive") or _archive(read_text(_log(container, name, store)) or ""),
+        archive=archive,
     )
+
+
+def _removed(archive: str) -> bool:
+    """Whether a backup is gone. Of a storage that is away nothing is known."""
+    return _storage_there(archive) and not os.path.exists(archive)
+
+
+def _storage_there(archive: str) -> bool:
+    return os.path.isdir(os.path.dirname(archive))
 
 
 def _log(container: str, name: str, store: Store) -> str:
@@ -682,7 +694,7 @@ def _take_by_proxmox(host: Host, store: Store, container: Container, name: str, 
         raise
     record["archive"] = _archive(read_text(log) or "")
     store.save(container.id, name, {**files, "record": json.dumps(record)})
-    made = _from_record(container.id, name, store)
+    made = _from_record(host.container(container.id), name, store)
     if made is None:
         raise Failure("record_missing", f"The record of the checkpoint {name} of {container.id} cannot be read back.")
     return made
@@ -747,10 +759,22 @@ def _remove_by_proxmox(host: Host, store: Store, checkpoint: Checkpoint) -> None
         if checkpoint.complete or _is_ours(container, name):
             _must(host.run, ["pct", "delsnapshot", container_id, name])
     elif checkpoint.archive:
+        if not _storage_there(checkpoint.archive):
+            raise backup_missing(checkpoint)
         # While it is written it is called otherwise (exec_backup_task of PVE/VZDump.pm).
         part = re.sub(r"\.[^.]+$", ".dat", checkpoint.archive)
         _must(host.run, ["rm", "-f", "--", checkpoint.archive, part])
     store.remove(container_id, name)
+
+
+def backup_missing(checkpoint: Checkpoint) -> Failure:
+    """The archive of a checkpoint cannot be found."""
+    return Failure(
+        "volume_missing",
+        f"The backup {checkpoint.archive} of {checkpoint.container} is not there.",
+        "See whether its storage is mounted.",
+        container=checkpoint.container,
+    )
 
 
 def _must(run: Run, argv: t.Sequence[str]) -> None:

@@ -26,6 +26,7 @@ from . import journal
 from . import memory as process_memory
 from .checkpoint import (
     SAFETY_TAG,
+    backup_missing,
     destroy,
     files_of,
     finished,
@@ -260,6 +261,8 @@ def _plan(
             plan.notes.append("The checkpoint has no firewall rules; those that are there stay.")
     if checkpoint.method != "zfs":
         if checkpoint.method == "vzdump":
+            if not os.path.exists(checkpoint.archive or ""):
+                raise backup_missing(checkpoint)
             plan.lost = sorted(volume.volid for volume in container.volumes)
             storages = {volume.volid.partition(":")[0] for volume in container.volumes}
             if len(storages) > 1:
@@ -742,17 +745,11 @@ def _by_proxmox(host: Host, plan: Plan) -> None:
     if checkpoint.method == "snapshot":
         argv = ["pct", "rollback", container_id, checkpoint.name]
     else:
-        if not checkpoint.archive or not os.path.exists(checkpoint.archive):
-            raise Failure(
-                "volume_missing",
-                f"The backup {checkpoint.archive} of {container_id} is not there.",
-                container=container_id,
-            )
         if plan.container.running:
             host.stop(container_id)
         # Without a storage Proxmox puts the volumes on the one that is called local (create_vm of PVE/API2/LXC.pm).
         storage = plan.container.volumes[0].volid.partition(":")[0]
-        argv = ["pct", "restore", container_id, checkpoint.archive, "--force", "1", "--storage", storage]
+        argv = ["pct", "restore", container_id, checkpoint.archive or "", "--force", "1", "--storage", storage]
     done = host.run(argv, timeout=None)
     if done.rc:
         raise Failure(
