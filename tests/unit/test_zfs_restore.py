@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Completed
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import clone as clones
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import declared, journal, recovery, schedule
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import host as hosts
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import restore as module
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import Outcome, hold, snapshot_all, take
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.clone import Target, clone
@@ -522,6 +524,51 @@ def test_what_is_written_afterwards_stays(make: t.Callable[[], Lab], monkeypatch
         lab.settled()
 
 
+class Proxmox(ProxmoxHost):
+    """A node of Proxmox with the container 101, whose volume is one of the world, and its firewall rules."""
+
+    volume = "tank/containers/subvol-101-disk-0"
+
+    def __init__(self, path: Path) -> None:
+        self.world = World()
+        super().__init__(Zfs(self.world), self.world)
+        self.lock_pattern = str(path / "{}.lock")
+        self.world.volumes[self.volume] = Volume("then")
+        for name in ("lxc", "firewall"):
+            (path / name).mkdir()
+        (path / "storage.cfg").write_text("zfspool: tank\n\tpool tank/containers\n", encoding="utf-8")
+        self.write_firewall("101", "then")
+        self.set_memory(1)
+
+    def set_memory(self, number: int) -> None:
+        config = f"hostname: x\nmemory: {number}\nrootfs: tank:subvol-101-disk-0,size=1G\n"
+        self.write_config("101", config)
+
+
+@pytest.mark.parametrize("safety", [True, False])
+def test_it_is_locked_until_it_is_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, safety: bool) -> None:
+    """Whatever is written back. Without the lock it could be started while the next run would roll it back again."""
+    monkeypatch.setattr(hosts, "PVE", str(tmp_path))
+    store = Store(str(tmp_path / "state"))
+    host = Proxmox(tmp_path)
+    take(host, store, ["101"], "one")
+    host.world.volumes[host.volume].data = "now"
+    host.set_memory(2)
+    host.write_firewall("101", "now")
+    locks = {}
+
+    def reached(step: str) -> None:
+        locks[step] = host.container("101").lock
+
+    monkeypatch.setattr(module, "reached", reached)
+    restore(host, store, ["101"], "one", safety=safety, config="restore")
+    container = host.container("101")
+    assert (locks["restore:dropped"], locks["restore:settled"]) == ("rollback", "rollback")
+    assert (locks["restore:unlocked"], container.lock) == (None, None)
+    assert ("memory: 1\n" in container.config, container.firewall) == (True, "then")
+    assert host.world.volumes[host.volume].data == "then"
+
+
 def test_what_would_be_lost(make: t.Callable[[], Lab]) -> None:
     lab = make()
     for lose in ([], LOSE[:1]):
@@ -555,6 +602,48 @@ def test_a_clone_is_made_once(make: t.Callable[[], Lab]) -> None:
         with pytest.raises(Failure) as failed:
             lab.clone(source, target)
         assert failed.value.code == "container_exists"
+
+
+def test_a_clone_does_not_touch_what_is_not_its_own(make: t.Callable[[], Lab]) -> None:
+    """A dataset of its name, also one that is a clone of the very same snapshot."""
+    lab = make()
+    theirs = ROOT.replace("web", "web2")
+    lab.world.zfs_clone([f"{ROOT}@one", theirs])
+    lab.world.volumes[theirs].data = "a year of data"
+    before = lab.world.state()
+    for check_mode in (True, False):
+        with pytest.raises(Failure) as failed:
+            clone(lab.host, lab.store, "web", "one", Target("web2"), check_mode)
+        assert (failed.value.code, failed.value.details["dataset"]) == ("name_taken", theirs)
+    assert lab.world.state() == before
+    assert journal.read(lab.store, "web2") is None
+
+
+def test_what_is_left_of_a_clone_and_a_container_made_since(
+    make: t.Callable[[], Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempt was cleaned up by hand, and the id and the name are those of another container by now."""
+    lab = make()
+
+    def reached(step: str) -> None:
+        if step == "clone:config":
+            raise KilledError
+
+    with monkeypatch.context() as patched, pytest.raises(KilledError):
+        patched.setattr(clones, "reached", reached)
+        lab.clone("one", "web2")
+    theirs = ROOT.replace("web", "web2")
+    lab.world.zfs_clone([f"{ROOT}@one", theirs])
+    lab.world.volumes[theirs].data = "a year of data"
+    lab.host.write_config("web2", "lxc.uts.name = theirs\n")
+    before = lab.world.state()
+    lab.recover("web2")
+    assert lab.world.state() == before
+    assert Path(lab.host.config_path("web2")).read_text(encoding="utf-8") == "lxc.uts.name = theirs\n"
+    assert lab.recover("web2") == []
+    with pytest.raises(Failure) as failed:
+        lab.clone("one", "web2")
+    assert failed.value.code == "container_exists"
 
 
 def test_a_clone_killed_before_each_command(make: t.Callable[[], Lab]) -> None:

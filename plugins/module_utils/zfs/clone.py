@@ -44,7 +44,7 @@ def clone(host: Host, store: Store, source: str, name: str | None, target: Targe
     What an interrupted run has left of the target must be cleared up before.
 
     Raises:
-        Failure: ``checkpoint_missing``, ``container_exists``, ``invalid_option``, or as ``zfs_failure``.
+        Failure: ``checkpoint_missing``, ``container_exists``, ``name_taken``, ``invalid_option``, or as ``zfs_failure``.
     """
     _check_target(host, target)
     original = host.container(source)
@@ -59,6 +59,7 @@ def clone(host: Host, store: Store, source: str, name: str | None, target: Targe
         raise missing(source, name, sets[source])
     outcome = Outcome(target.id, chosen.name, method="zfs", checkpoint=chosen)
     volumes = _new_volumes(host, chosen, datasets, source, target.id)
+    _require_free(host, target, volumes)
     files = files_of(chosen, store)
     outcome.add(target.id, None, f"clone of {source}@{chosen.name}")
     text, notes = _new_config(host, files["config"], source, target, volumes)
@@ -75,6 +76,7 @@ def clone(host: Host, store: Store, source: str, name: str | None, target: Targe
             with host.locked([target.id]):
                 if host.exists(target.id):
                     raise Failure("container_exists", f"Container {target.id} is there by now.", container=target.id)
+                _require_free(host, target, volumes)
                 origins = {new: chosen.snapshot_of(old, datasets) for old, new in volumes.items()}
                 entry = {
                     "work": "clone",
@@ -138,6 +140,18 @@ def _new_volumes(
             root = min((m.dataset for m in chosen.part.members), key=len)
             found[member.dataset] = f"{root.rsplit('/', 1)[0]}/{target}{member.dataset[len(root) :]}"
     return found
+
+
+def _require_free(host: Host, target: Target, volumes: t.Mapping[str, str]) -> None:
+    taken = sorted(set(volumes.values()) & set(host.zfs.read(list(volumes.values()))))
+    if taken:
+        raise Failure(
+            "name_taken",
+            f"There is a dataset {taken[0]} already, without a container {target.id}.",
+            "Choose another id, or remove the dataset.",
+            container=target.id,
+            dataset=taken[0],
+        )
 
 
 def _new_config(
@@ -220,13 +234,14 @@ def undo(host: Host, store: Store, target: str) -> None:
     entry = journal.read(store, target)
     if entry is None:
         return
-    there = host.zfs.read(list(entry["volumes"]))
-    for new, guid in reversed(list(entry["volumes"].items())):
-        if _is_clone(host, there.get(new), guid):
-            host.run(["zfs", "destroy", new], timeout=60)
     path = host.config_path(target)
-    # Somebody may have made a container of that id since.
+    # Somebody may have cleaned up and made another container of that id since. Before the configuration is there, so is
+    # no volume.
     if read_text(path) == entry["config"]:
+        there = host.zfs.read(list(entry["volumes"]))
+        for new, guid in reversed(list(entry["volumes"].items())):
+            if _is_clone(host, there.get(new), guid):
+                host.run(["zfs", "destroy", new], timeout=60)
         os.unlink(path)
     journal.clear(store, target)
 

@@ -38,7 +38,7 @@ from .checkpoint import (
     snapshot_all,
     stamp,
 )
-from .host import PVE, Container, Host, section_config, top_section
+from .host import PVE, Container, Host, section_config, top_section, with_lock
 from .model import ASIDE, ASIDE_PARENT, NOT_FOR_ANOTHER, Checkpoint, Dataset, Snapshot, aside_name
 from .steps import reached
 from .store import Store
@@ -595,7 +595,8 @@ def finish(host: Host, store: Store, container_id: str) -> None:
     if entry["phase"] != "settled":
         reached("restore:dropped")
         if entry["config"] is not None:
-            host.write_config(container_id, entry["config"])
+            text = with_lock(entry["config"], "rollback") if host.proxmox else entry["config"]
+            host.write_config(container_id, text)
         if entry["firewall"] is not None:
             host.write_firewall(container_id, entry["firewall"])
         # Once it may be started, what is written must not be rolled back by another run.
