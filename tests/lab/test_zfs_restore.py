@@ -459,7 +459,7 @@ def test_by_proxmox(machine: Machine) -> None:
     assert checkpoint(machine, **back, name="two")["changed"]
     checkpoint(machine, **run, name="two", state="absent")
     assert machine.read("/tmp/proxmox.log").splitlines() == [
-        "vzdump 110 --compress zstd --mode stop",
+        "vzdump 110 --compress zstd --mode stop --remove 0",
         f"pct restore 110 {archive} --force 1 --storage local",
         "pct snapshot 110 two --description Checkpoint of lxcri.proxmox",
         "pct rollback 110 two",

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Completed
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import checkpoint as module
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import host as hosts
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import known, prune, remove, take
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.restore import restore
@@ -28,6 +29,8 @@ class KilledError(BaseException):
 
 class Node:
     """A node with the container 110, and the commands of Proxmox that act on it. kill: before or after one of them."""
+
+    kind = "vzdump"
 
     def __init__(self, path: Path, snapshots: bool) -> None:
         self.path = path
@@ -96,7 +99,7 @@ class Node:
         self.locked()
         archive = self.dump / f"vzdump-lxc-110-{next(self.numbers)}.tar.zst"
         (archive.with_suffix(".dat") if self.kill == ("after", "vzdump") else archive).touch()
-        return f"INFO: creating vzdump archive '{archive}'\n"
+        return f"INFO: creating {self.kind} archive '{archive}'\n"
 
     def made(self) -> int:
         """How many snapshots and backups Proxmox has of it, begun ones as well."""
@@ -262,3 +265,50 @@ def test_a_storage_that_is_away(node: Node) -> None:
     (node.path / "away").rename(node.dump)
     assert remove(node.host, node.store, ["110"], "one", check_mode=False)[0].changed
     assert node.made() == 0
+
+
+@pytest.fixture
+def backups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Node:
+    monkeypatch.setattr(hosts, "PVE", str(tmp_path))
+    monkeypatch.setattr(module, "PVE", str(tmp_path))
+    monkeypatch.setattr(module, "VZDUMP_CONF", str(tmp_path / "vzdump.conf"))
+    return Node(tmp_path, snapshots=False)
+
+
+def test_other_backups_stay(backups: Node) -> None:
+    """By itself vzdump removes older ones, by the rules of the storage."""
+    take(backups.host, backups.store, ["110"], "one")
+    assert "vzdump 110 --compress zstd --mode stop --remove 0" in backups.said
+
+
+@pytest.mark.parametrize("check_mode", [True, False])
+def test_a_backup_server(backups: Node, check_mode: bool) -> None:
+    """Its backups are no files."""
+    (backups.path / "vzdump.conf").write_text("# x\nstorage: pbs1\n", encoding="utf-8")
+    with (backups.path / "storage.cfg").open("a", encoding="utf-8") as file:
+        file.write("\npbs: pbs1\n\tdatastore x\n")
+    with pytest.raises(Failure) as failed:
+        take(backups.host, backups.store, ["110"], "one", check_mode=check_mode)
+    assert failed.value.code == "no_method"
+    assert "pbs1" in failed.value.message
+    assert not [words for words in backups.said if words.startswith("vzdump")]
+
+
+def test_an_archive_that_is_nowhere(backups: Node) -> None:
+    """Whatever Proxmox has made, it could not be restored."""
+    backups.kind = "another"
+    with pytest.raises(Failure) as failed:
+        take(backups.host, backups.store, ["110"], "one")
+    assert failed.value.code == "task_failed"
+    assert backups.complete() == {}
+
+
+def test_all_that_a_backup_replaces(backups: Node) -> None:
+    """A restore of Proxmox destroys unused and pending volumes as well."""
+    take(backups.host, backups.store, ["110"], "one")
+    more = "unused0: other:old\nmp0: /srv,mp=/srv\nmp1: other:data,mp=/data\n\n[pve:pending]\nmp2: other:new,mp=/new\n"
+    backups.conf.write_text(f"{CONFIG}{more}\n[snap]\nmp3: other:then,mp=/then\n", encoding="utf-8")
+    with pytest.raises(Failure) as failed:
+        restore(backups.host, backups.store, ["110"], "one", **WAY)
+    assert failed.value.code == "would_lose_data"
+    assert failed.value.details["lose"] == ["other:data", "other:new", "other:old", VOLUME]

@@ -629,9 +629,10 @@ def test_what_is_left_of_a_clone_and_a_container_made_since(
         if step == "clone:config":
             raise KilledError
 
-    with monkeypatch.context() as patched, pytest.raises(KilledError):
+    with monkeypatch.context() as patched:
         patched.setattr(clones, "reached", reached)
-        lab.clone("one", "web2")
+        with pytest.raises(KilledError):
+            lab.clone("one", "web2")
     theirs = ROOT.replace("web", "web2")
     lab.world.zfs_clone([f"{ROOT}@one", theirs])
     lab.world.volumes[theirs].data = "a year of data"

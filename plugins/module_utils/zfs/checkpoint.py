@@ -23,7 +23,7 @@ from ..retention import Entry, future_dated, retain
 from . import memory as process_memory
 from .failures import zfs_failure
 from .freeze import LIMIT, Frozen, thaw_leftovers
-from .host import Container, Host, Zfs
+from .host import PVE, Container, Host, Zfs, section_config
 from .model import (
     COMPLETE,
     ID,
@@ -48,6 +48,7 @@ PROXMOX_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{1,39}")
 # Of a snapshot that Proxmox takes for a checkpoint.
 DESCRIPTION = "Checkpoint of lxcri.proxmox"
 MOUNTS = "/proc/self/mounts"
+VZDUMP_CONF = "/etc/vzdump.conf"
 # One argument list has room for 128 KiB and more; this keeps far from it.
 _ARGUMENTS = 100_000
 
@@ -190,9 +191,7 @@ def known(
         result[checkpoint.container].append(_with_record(checkpoint, store))
     for container in containers:
         zfs_names = {checkpoint.name for checkpoint in result[container.id]}
-        others = [
-            _from_record(container, name, store) for name in store.names(container.id) if name not in zfs_names
-        ]
+        others = [_from_record(container, name, store) for name in store.names(container.id) if name not in zfs_names]
         result[container.id] = in_order([*result[container.id], *filter(None, others)])
     for (container_id, name), after in (expected or {}).items():
         if container_id in result:
@@ -252,9 +251,9 @@ def _from_record(container: Container, name: str, store: Store) -> Checkpoint | 
     record = _record(container.id, name, store)
     if record.get("method") not in ("snapshot", "vzdump"):
         return None
-    archive = record.get("archive") or _archive(read_text(_log(container.id, name, store)) or "")
+    archive: str | None = record.get("archive") or _archive(read_text(_log(container.id, name, store)) or "")
     # Whoever removes by Proxmox what it has made does not remove the record.
-    there = _is_ours(container, name) if record["method"] == "snapshot" else bool(archive) and not _removed(archive)
+    there = _is_ours(container, name) if record["method"] == "snapshot" else _archived(archive)
     return Checkpoint(
         container=container.id,
         name=name,
@@ -269,9 +268,9 @@ def _from_record(container: Container, name: str, store: Store) -> Checkpoint | 
     )
 
 
-def _removed(archive: str) -> bool:
-    """Whether a backup is gone. Of a storage that is away nothing is known."""
-    return _storage_there(archive) and not os.path.exists(archive)
+def _archived(archive: str | None) -> bool:
+    """Whether a backup is there. Of a storage that is away nothing is known, so it counts as there."""
+    return archive is not None and (os.path.exists(archive) or not _storage_there(archive))
 
 
 def _storage_there(archive: str) -> bool:
@@ -349,9 +348,12 @@ def choose_method(host: Host, container: Container) -> tuple[str, list[str]]:
             return "snapshot", [*reasons, "Proxmox can take a snapshot of all volumes."]
         reasons.append("Not snapshot: Proxmox has no snapshots on these storages.")
         left_out = [volume.key for volume in container.volumes if not volume.backup]
-        if container.volumes and not left_out:
+        server = _backup_server()
+        if container.volumes and not left_out and not server:
             return "vzdump", [*reasons, "A backup is what is left."]
         reasons += [f"Not vzdump: {key} has no backup=1, so that a backup would lack it." for key in left_out]
+        if server:
+            reasons.append(f"Not vzdump: {VZDUMP_CONF} sends backups to {server}, a Proxmox Backup Server.")
     raise Failure(
         "no_method",
         f"Container {container.id} cannot be checkpointed. {' '.join(reasons)}",
@@ -359,6 +361,13 @@ def choose_method(host: Host, container: Container) -> tuple[str, list[str]]:
         container=container.id,
         reasons=reasons,
     )
+
+
+def _backup_server() -> str | None:
+    """The storage of backups when it is a Proxmox Backup Server, whose backups are no files."""
+    found = re.search(r"^storage:\s*(\S+)", read_text(VZDUMP_CONF) or "", re.MULTILINE)
+    name = found.group(1) if found else ""
+    return name if section_config(read_text(f"{PVE}/storage.cfg") or "").get(name, {}).get("type") == "pbs" else None
 
 
 def _between_pools(container: Container) -> list[str]:
@@ -680,7 +689,9 @@ def _take_by_proxmox(host: Host, store: Store, container: Container, name: str, 
     if outcome.method == "snapshot":
         argv = ["pct", "snapshot", container.id, name, "--description", DESCRIPTION]
     else:
-        argv = ["vzdump", container.id, "--compress", "zstd", "--mode", "suspend" if container.running else "stop"]
+        mode = "suspend" if container.running else "stop"
+        # By default it removes older backups, by the rules of the storage.
+        argv = ["vzdump", container.id, "--compress", "zstd", "--mode", mode, "--remove", "0"]
     try:
         # The name of an archive is in what is said alone, which a run after a crash has to know as well.
         done = host.run(["sh", "-c", 'exec "$@" >"$0" 2>&1', log, *argv], timeout=None)
@@ -689,10 +700,13 @@ def _take_by_proxmox(host: Host, store: Store, container: Container, name: str, 
             words = (read_text(log) or done.stderr).strip()
             message = f"{argv[0]} failed for container {container.id}: {words[-500:]}"
             raise Failure("task_failed", message, container=container.id)
+        record["archive"] = _archive(read_text(log) or "")
+        if outcome.method == "vzdump" and not record["archive"]:
+            message = f"vzdump did not say which file the backup of container {container.id} is."
+            raise Failure("task_failed", message, container=container.id)
     except Failure:
         store.remove(container.id, name)
         raise
-    record["archive"] = _archive(read_text(log) or "")
     store.save(container.id, name, {**files, "record": json.dumps(record)})
     made = _from_record(host.container(container.id), name, store)
     if made is None:

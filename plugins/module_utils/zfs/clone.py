@@ -44,7 +44,8 @@ def clone(host: Host, store: Store, source: str, name: str | None, target: Targe
     What an interrupted run has left of the target must be cleared up before.
 
     Raises:
-        Failure: ``checkpoint_missing``, ``container_exists``, ``name_taken``, ``invalid_option``, or as ``zfs_failure``.
+        Failure: ``checkpoint_missing``, ``container_exists``, ``name_taken``, ``invalid_option``, or as
+            ``zfs_failure``.
     """
     _check_target(host, target)
     original = host.container(source)

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass, field
 
 from ..api.errors import Failure
 from ..node.files import read_text
+from ..node.proxmox import section
 from . import journal
 from . import memory as process_memory
 from .checkpoint import (
@@ -263,7 +264,7 @@ def _plan(
         if checkpoint.method == "vzdump":
             if not os.path.exists(checkpoint.archive or ""):
                 raise backup_missing(checkpoint)
-            plan.lost = sorted(volume.volid for volume in container.volumes)
+            plan.lost = _replaced(container)
             storages = {volume.volid.partition(":")[0] for volume in container.volumes}
             if len(storages) > 1:
                 first = container.volumes[0].volid.partition(":")[0]
@@ -732,12 +733,19 @@ def _require_way_of_proxmox(checkpoint: Checkpoint, mode: str, safety: bool, con
     if mode == "clone" or safety or config != "restore":
         raise Failure(
             "invalid_option",
-            f"The checkpoint {checkpoint.name} of {checkpoint.container} is one of Proxmox ({checkpoint.method}), whose "
-            "restore keeps nothing of the state from before and puts the configuration back too.",
+            f"The checkpoint {checkpoint.name} of {checkpoint.container} is one of Proxmox ({checkpoint.method}), "
+            "whose restore keeps nothing of the state from before and puts the configuration back too.",
             "If that is meant, give mode: rollback, safety: false and config: restore.",
             container=checkpoint.container,
             method=checkpoint.method,
         )
+
+
+def _replaced(container: Container) -> list[str]:
+    """The volumes that a restore of a backup destroys (destroy_lxc_container of PVE/LXC.pm)."""
+    text = top_section(container.config) + section(container.config, "pve:pending")
+    keys = r"^(?:rootfs|mp\d+|unused\d+):\s*(?:volume=)?([^/,\s][^,\s]*)"
+    return sorted(set(re.findall(keys, text, re.MULTILINE)))
 
 
 def _by_proxmox(host: Host, plan: Plan) -> None:
