@@ -19,7 +19,14 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import clone as 
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import declared, journal, recovery, schedule
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import host as hosts
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import restore as module
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import Outcome, hold, snapshot_all, take
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import (
+    Outcome,
+    hold,
+    prune,
+    remove,
+    snapshot_all,
+    take,
+)
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.clone import Target, clone
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.host import Container, LxcHost, ProxmoxHost, Zfs
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.model import ASIDE_PARENT, COLUMNS
@@ -567,6 +574,54 @@ def test_it_is_locked_until_it_is_over(tmp_path: Path, monkeypatch: pytest.Monke
     assert (locks["restore:unlocked"], container.lock) == (None, None)
     assert ("memory: 1\n" in container.config, container.firewall) == (True, "then")
     assert host.world.volumes[host.volume].data == "then"
+
+
+@pytest.mark.parametrize("work", ["keep", "absent", "present"])
+@pytest.mark.parametrize("safety", [True, False])
+def test_while_it_is_restored(
+    make: t.Callable[[], Lab], monkeypatch: pytest.MonkeyPatch, work: str, safety: bool
+) -> None:
+    """What began before goes no further: neither does the checkpoint go, nor is one taken of what is half-way."""
+    lab = make()
+    refused = []
+    works: dict[str, t.Callable[[], t.Any]] = {
+        "keep": lambda: prune(lab.host, lab.store, ["web"], {"last": 1}, prefix=""),
+        "absent": lambda: remove(lab.host, lab.store, ["web"], "one", check_mode=False),
+        "present": lambda: take(lab.host, lab.store, ["web"], "new"),
+    }
+
+    def meanwhile(step: str) -> None:
+        if step == "restore:stopped":
+            with pytest.raises(Failure) as failed:
+                works[work]()
+            refused.append(failed.value.code)
+
+    monkeypatch.setattr(module, "reached", meanwhile)
+    lab.restore("one", safety=safety, lose=LOSE)
+    assert refused == ["restore_running"]
+    assert lab.world.data() == ["one"] * 2
+    lab.settled()
+
+
+def test_what_came_while_it_was_restored(make: t.Callable[[], Lab], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In place it goes forward only: with the word that this may be lost too."""
+    lab = make()
+
+    def meanwhile(step: str) -> None:
+        if step == "restore:stopped":
+            lab.world.zfs_snapshot([f"{ROOT}@theirs"])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "reached", meanwhile)
+        with pytest.raises(Failure) as failed:
+            lab.restore("one", safety=False, lose=LOSE)
+    assert failed.value.code == "would_lose_data"
+    with pytest.raises(Failure) as failed:
+        lab.recover()
+    assert failed.value.details["lose"] == [f"{ROOT}@theirs", f"{ROOT}@two"]
+    assert recover(lab.host, lab.store, ["web"], check_mode=False, lose=failed.value.details["lose"])
+    assert lab.world.data() == ["one"] * 2
+    lab.settled()
 
 
 def test_what_would_be_lost(make: t.Callable[[], Lab]) -> None:

@@ -20,6 +20,7 @@ from ..node.commands import Run
 from ..node.files import read_text
 from ..node.proxmox import section
 from ..retention import Entry, future_dated, retain
+from . import journal
 from . import memory as process_memory
 from .failures import zfs_failure
 from .freeze import LIMIT, Frozen, thaw_leftovers
@@ -496,6 +497,7 @@ def _take(
     lock_timeout: float,
 ) -> None:
     with host.locked([container.id for container in due], lock_timeout):
+        journal.require_none(store, [container.id for container in due])
         # What was read before the locks were there may have changed.
         due = [host.container(container.id) for container in due]
         datasets, sets = known(host, due, store)
@@ -754,7 +756,10 @@ def _remove(
     host: Host, store: Store, doomed: t.Sequence[Checkpoint], datasets: t.Mapping[str, Dataset], lock_timeout: float
 ) -> None:
     on_zfs = [checkpoint for checkpoint in doomed if checkpoint.method == "zfs"]
-    with host.locked({checkpoint.container for checkpoint in on_zfs}, lock_timeout):
+    containers = {checkpoint.container for checkpoint in on_zfs}
+    with host.locked(containers, lock_timeout):
+        # A restore that began since has planned with what is there.
+        journal.require_none(store, containers)
         destroy(host.zfs, store, on_zfs, datasets)
     for checkpoint in doomed:
         if checkpoint.method != "zfs":

@@ -58,7 +58,7 @@ def run_declared(params: t.Mapping[str, t.Any], check_mode: bool, store: Store |
     store = store or Store(STATE)
     results = Results(ids)
     made = [params["clone_to"]["vmid"]] if params["clone_to"] else []
-    for entry in recover(host, store, [*ids, *made], check_mode):
+    for entry in recover(host, store, [*ids, *made], check_mode, params["lose"]):
         results.add_dicts([{**entry, "container": entry["container"] if entry["container"] in ids else ids[0]}])
     if check_mode and results.changed:
         # What follows is read from the state after that.

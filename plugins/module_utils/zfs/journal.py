@@ -31,6 +31,22 @@ def read(store: Store, container: str) -> dict[str, t.Any] | None:
     return None if text is None else dict(json.loads(text))
 
 
+def require_none(store: Store, containers: t.Iterable[str]) -> None:
+    """See that no restore of these containers is under way or was left. The caller holds their locks.
+
+    Raises:
+        Failure: ``restore_running``.
+    """
+    for container in containers:
+        if read(store, container) is not None:
+            raise Failure(
+                "restore_running",
+                f"A restore of container {container} is under way, or was interrupted.",
+                "Run again when it has ended; that undoes or finishes one that was interrupted.",
+                container=container,
+            )
+
+
 def together(store: Store, containers: t.Iterable[str]) -> dict[str, dict[str, t.Any]]:
     """The entries of containers, with the phases that they have as groups.
 

@@ -14,10 +14,13 @@ from .store import Store
 _WORK = {"restore": (restore.undo, restore.finish), "clone": (clone.undo, clone.finish)}
 
 
-def recover(host: Host, store: Store, ids: t.Sequence[str], check_mode: bool) -> list[dict[str, t.Any]]:
+def recover(
+    host: Host, store: Store, ids: t.Sequence[str], check_mode: bool, lose: t.Sequence[str] = ()
+) -> list[dict[str, t.Any]]:
     """Undo or finish restores of these containers, or their making, that were interrupted, and say which.
 
-    Those that were restored together with one of them end as it does.
+    Those that were restored together with one of them end as it does. lose: what may go as well where a volume is
+    rolled back in place, which cannot be undone.
 
     Raises:
         Failure: ``restore_running``, or what stands against it.
@@ -30,6 +33,8 @@ def recover(host: Host, store: Store, ids: t.Sequence[str], check_mode: bool) ->
         entries = {key: entry for key, entry in journal.together(store, group).items() if entry["run"] in runs}
         if not check_mode:
             for container_id, entry in entries.items():
+                if entry["phase"] == "in place":
+                    entry["lost"] = sorted({*entry["lost"], *lose})
                 journal.write(store, container_id, entry)
             restore.each(lambda container_id: _end(host, store, container_id, entries[container_id]), list(entries))
     return [_result(container_id, entries) for container_id in ids if container_id in entries]
