@@ -603,6 +603,25 @@ def test_while_it_is_restored(
     lab.settled()
 
 
+@pytest.mark.parametrize("safety", [True, False])
+def test_what_went_before_it_began(make: t.Callable[[], Lab], monkeypatch: pytest.MonkeyPatch, safety: bool) -> None:
+    """While it waited for the lock. The container is not even stopped."""
+    lab = make()
+    plans = module._plans
+
+    def meanwhile(*args: t.Any) -> list[module.Plan]:
+        found = plans(*args)
+        remove(lab.host, lab.store, ["web"], "one", check_mode=False)
+        return found
+
+    monkeypatch.setattr(module, "_plans", meanwhile)
+    with pytest.raises(Failure) as failed:
+        lab.restore("one", safety=safety, lose=LOSE)
+    assert failed.value.code == "changed_meanwhile"
+    assert lab.world.data() == ["three"] * 2
+    lab.settled()
+
+
 def test_what_came_while_it_was_restored(make: t.Callable[[], Lab], monkeypatch: pytest.MonkeyPatch) -> None:
     """In place it goes forward only: with the word that this may be lost too."""
     lab = make()

@@ -494,6 +494,15 @@ def _again(host: Host, plan: Plan) -> None:
             "Run again.",
             container=container.id,
         )
+    there = host.zfs.read([put.source.split("@")[0] for put in plan.puts])
+    guids = {snapshot.guid for dataset in there.values() for snapshot in dataset.snapshots}
+    if {put.guid for put in plan.puts} - guids:
+        raise Failure(
+            "changed_meanwhile",
+            f"The checkpoint {plan.checkpoint.name} of {container.id} was removed meanwhile.",
+            "Choose another one.",
+            container=container.id,
+        )
 
 
 def each(work: t.Callable[[str], None], ids: t.Sequence[str], quiet: bool = False) -> None:
