@@ -194,6 +194,9 @@ class Volumes(Tasks):
             return await self._reassign(v, user, ct, mount)
         if ct.status == "running":
             raise PveError(500, "cannot move volumes of a running container")
+        kept = {str(value).partition(",")[0] for each in ct.snapshots.values() for value in each.values()}
+        if v.get("delete") and mount["volume"] in kept:
+            raise PveError(500, "you can't move a volume with snapshots and delete the source")
 
         async def body() -> None:
             self._task_lock(ct)

@@ -143,8 +143,8 @@ def test_linked_clones_stay(name: str, linked: bool) -> None:
 
 def test_shared_storages_hold_nothing() -> None:
     ceph = [storage("ceph", name, shared=1, plugintype="rbd") for name in ("pve1", "pve2")]
-    config = {"rootfs": "ceph:base-100-disk-0/vm-101-disk-0,size=8G", "parent": "before"}
-    assert obstacles(config, [], landscape(*ceph), (), False) == []
+    config = {"rootfs": "ceph:base-100-disk-0/vm-101-disk-0,size=8G"}
+    assert obstacles(config, [], landscape(*ceph), (), False, has_snapshots=True) == []
     assert lacks(config, "pve2", landscape(*ceph), {"ceph": "tank"}, {}, "pve1") == []
     assert lacks(config, "pve3", landscape(*ceph), {}, {}, "pve1") == ["the storage ceph is not there"]
     # Nothing is copied.

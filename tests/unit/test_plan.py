@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import typing as t
+from dataclasses import replace
 
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.access import Need
@@ -304,7 +305,8 @@ def test_a_volume_on_another_storage_is_only_moved_when_asked_for() -> None:
 
 
 def test_a_moved_volume_that_snapshots_use_is_kept() -> None:
-    plan = make_plan(declare(rootfs={"storage": "tank"}, move_volumes=True), there(parent="before"))
+    actual = replace(there(), has_snapshots=True)
+    plan = make_plan(declare(rootfs={"storage": "tank"}, move_volumes=True), actual)
     assert requests(plan) == [("POST", "move_volume", {"volume": "rootfs", "storage": "tank"})]
     assert "kept" in plan.notes[0]
 

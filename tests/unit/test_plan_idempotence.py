@@ -146,8 +146,6 @@ def containers(draw: st.DrawFn) -> Actual:
         if text:
             current[f"mp{number}"] = f"local-zfs:subvol-101-disk-{number + 1},mp=/m{number},{text}"
     current["rootfs"] = "local-zfs:subvol-101-disk-0," + draw(st.sampled_from(["size=4G", "ro=1,size=8G"]))
-    if draw(st.integers(0, 4)) == 0:
-        current["parent"] = "before"
     status = draw(st.sampled_from(["stopped", "running"]))
     pending: dict[str, t.Any] = {}
     if status == "running":
@@ -164,7 +162,8 @@ def containers(draw: st.DrawFn) -> Actual:
                     pending[key] = options[t.cast(int, change)]
     elif draw(st.integers(0, 5)) == 0:
         current["template"] = 1
-    return Actual(101, "pve1", status, current, pending, digest="d", pool=draw(st.sampled_from([None, "p1"])))
+    pool, has_snapshots = draw(st.sampled_from([None, "p1"])), draw(st.integers(0, 4)) == 0
+    return Actual(101, "pve1", status, current, pending, digest="d", pool=pool, has_snapshots=has_snapshots)
 
 
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])

@@ -298,7 +298,7 @@ HELD: dict[str, tuple[dict[str, t.Any], str]] = {
         "mp0 is on iscsi, and Proxmox copies no volumes of the type iscsi",
     ),
     "snapshots": (
-        {"mp0": "thin:vm-201-disk-0,mp=/data", "parent": "before"},
+        {"mp0": "thin:vm-201-disk-0,mp=/data"},
         "mp0 is on thin, and Proxmox copies no snapshots of the type lvmthin",
     ),
     "a linked clone": (
@@ -320,6 +320,8 @@ def test_what_holds_a_container_on_its_node(drain: Drain, held: str) -> None:
     storages["images"] = {"type": "dir", "path": "/srv", "content": "images", "active": 1, "files": set()}
     config, reason = HELD[held]
     drain.add(201, status="running", config=config)
+    if held == "snapshots":
+        drain.cluster.call(lambda cluster: cluster.ct(201).snapshots.update(before={"snaptime": 1, **config}))
     run = drain.refused("cannot_migrate")
     assert run.details["reasons"] == [reason]
     assert run.result["remaining"] == [{"vmid": 201, "name": "web-1", "type": "lxc"}]

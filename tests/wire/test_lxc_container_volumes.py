@@ -195,10 +195,14 @@ def test_a_running_container_is_stopped_once_for_all_moves(lxc: Lxc) -> None:
     assert run.result["restart_required"] is False
 
 
-def test_a_volume_with_snapshots_is_kept_after_its_move(lxc: Lxc) -> None:
-    lxc.add(config={"parent": "before"})
+@pytest.mark.parametrize("config", [{"parent": "before"}, {}], ids=["child", "orphan"])
+def test_a_volume_with_snapshots_is_kept_after_its_move(lxc: Lxc, config: dict[str, t.Any]) -> None:
+    # The snapshot that "parent" named may be gone, and others still be there.
+    lxc.add(config=config)
+    lxc.ct().snapshots["before"] = {"rootfs": lxc.ct().config["rootfs"], "snaptime": 1}
     given: dict[str, t.Any] = {"vmid": 201, "node": "pve1", "state": "stopped", "move_volumes": True}
     run = lxc.converge(**given, rootfs={"storage": "tank", "size": "8G"})
+    assert run.asked.count(f"GET {base()}/snapshot") == 1
     assert run.writes == [("POST", MOVE, {"volume": "rootfs", "storage": "tank"})]
     assert "is used by snapshots and is kept as an unused volume" in run.result["notes"][0]
     assert lxc.ct().config["unused0"] == "local-zfs:subvol-201-disk-0"

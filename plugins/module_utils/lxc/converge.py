@@ -378,7 +378,7 @@ def _moves(plan: Plan, declared: Declared, actual: Actual, future: t.Mapping[str
             plan.blocked.append(change)
             continue
         params: dict[str, t.Any] = {"volume": key, "storage": target.storage}
-        if "parent" in actual.current:
+        if actual.has_snapshots:
             plan.notes.append(f"{before['volume']} is used by snapshots and is kept as an unused volume.")
         else:
             params["delete"] = True

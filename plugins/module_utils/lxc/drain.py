@@ -40,6 +40,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.placement import
     has_room,
     lacks,
     landscape_of,
+    loses_snapshots,
     obstacles,
     place,
     pod_of,
@@ -48,6 +49,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.placement import
 )
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.privileges import space_need, vm_paths
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.reading import container_status
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.snapshot import read_has_snapshots
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import invalid
 
 STATES = ("drained", "returned")
@@ -539,6 +541,8 @@ class Drain:
         landscape = self.reading.landscape
         nodes = [wish.node] if wish.back else self._targets(wish)
         in_parallel(self._ask_ha, [move for move in leaving if move.ha_managed and not move.failure])
+        copied = [move for move in leaving if loses_snapshots(move.actual.current, landscape)]
+        in_parallel(self._ask_snapshots, [move for move in copied if not move.failure])
         self._read_bridges({*nodes, *(move.actual.node for move in leaving)})
         known = {move.actual.vmid: move for move in moves}
         bases = {
@@ -599,6 +603,12 @@ class Drain:
         along = [str(sid).partition(":") for sid in answer.get("dependent-ha-resources") or []]
         move.together = tuple(sorted(int(name) for kind, _colon, name in along if kind == "ct" and name.isdigit()))
 
+    def _ask_snapshots(self, move: Move) -> None:
+        try:
+            read_has_snapshots(self._client, move.actual)
+        except Failure as failure:
+            move.failure = failure
+
     def _read_bridges(self, nodes: t.Collection[str]) -> None:
         """The bridges of some nodes; of a node that does not tell nothing is known."""
 
@@ -631,7 +641,7 @@ class Drain:
                 vmid=actual.vmid,
             )
             return {}
-        reasons = obstacles(actual.current, move.lines, landscape, bases, wish.allow_devices)
+        reasons = obstacles(actual.current, move.lines, landscape, bases, wish.allow_devices, actual.has_snapshots)
         if move.ha_managed and _mapping(wish, move, landscape):
             reasons.append("the HA manager moves it, and does not put its volumes on another storage")
         found: dict[str, bool] = {}

@@ -43,6 +43,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.recreate import 
     journal_of,
     refuse_interrupted,
 )
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.snapshot import read_has_snapshots
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.spec import Clone, Declared, invalid
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.reference import parse_reference
 
@@ -227,9 +228,17 @@ class Engine:
             declared = outcome.declared
             wants_source = (declared.clone and not outcome.before) or declared.restore
             outcome.source = self._source(declared, outcome.before) if wants_source else None
-            outcome.plan = make_plan(declared, outcome.before, outcome.source, outcome.facts)
+            outcome.plan = self._make_plan(outcome, outcome.before)
         except Failure as failure:
             outcome.failure = failure
+
+    def _make_plan(self, outcome: Outcome, before: Actual | None) -> Plan:
+        plan = make_plan(outcome.declared, before, outcome.source, outcome.facts)
+        if before is None or plan.converge or not any(step.action == "moved" for step in plan.steps):
+            return plan
+        # It costs a request, and nothing but a move depends on it.
+        read_has_snapshots(self._client, before)
+        return make_plan(outcome.declared, before, outcome.source, outcome.facts)
 
     # ---------------------------------------------------------------------------------------------- finding
 
@@ -588,7 +597,7 @@ class Engine:
                 before = read_container(self._client, before.node, before.vmid)
                 if before:
                     before.pool = pool
-                outcome.plan = make_plan(declared, before, outcome.source, outcome.facts)
+                outcome.plan = self._make_plan(outcome, before)
         name_requests(outcome.plan, vmid)
         node = _final_node(outcome)
         if outcome.plan.converge:

@@ -44,6 +44,7 @@ class Actual:
     current: what is in force, as the API's texts.
     pending: what waits for the next stop: a text, or None for a key to be removed.
     pool: the pool it is in; None when it is in none or was not read.
+    has_snapshots: read only where it matters. ``parent`` does not tell: it goes with the snapshot that it names.
     """
 
     vmid: int
@@ -53,6 +54,7 @@ class Actual:
     pending: dict[str, t.Any] = field(default_factory=dict)
     digest: str | None = None
     pool: str | None = None
+    has_snapshots: bool = False
 
     @property
     def path(self) -> str:

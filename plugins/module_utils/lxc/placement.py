@@ -183,12 +183,14 @@ def obstacles(
     landscape: Landscape,
     bases: t.Collection[tuple[str, str]],
     allow_devices: bool,
+    has_snapshots: bool = False,
 ) -> list[str]:
     """Why a container cannot go anywhere.
 
     lines: the raw ``lxc.…`` lines of its configuration, key and value.
     bases: storage and name of the volumes on which other containers' volumes are based.
     allow_devices: whether devices of the node count as something that every node has.
+    has_snapshots: whether it has any, see ``loses_snapshots``.
     """
     found = []
     for key in sorted(config, key=properties.order_of):
@@ -205,8 +207,14 @@ def obstacles(
     for volume in volumes_of(config):
         store = landscape.stores.get(volume.storage)
         if store is not None:
-            found += _unmovable(volume, store, "parent" in config, bases)
+            found += _unmovable(volume, store, has_snapshots, bases)
     return found
+
+
+def loses_snapshots(config: Raw, landscape: Landscape) -> bool:
+    """Whether a container cannot go anywhere when it has snapshots."""
+    stores = [landscape.stores.get(volume.storage) for volume in volumes_of(config)]
+    return any(store and not store.shared and store.kind not in COPIED_WITH_SNAPSHOTS for store in stores)
 
 
 def _unmovable(

@@ -22,7 +22,6 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.health import Ve
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.health_run import Checker
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import ImageSpec, Mark, mark_of
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import VMID, Actual, Plan
-from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.plan import make_plan
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.privileges import vm_paths
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.reading import read_container
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.rollout import (
@@ -321,7 +320,7 @@ class RollingEngine(Engine):
 
     def _plan_again(self, member: Member) -> None:
         outcome = member.outcome
-        outcome.plan = make_plan(outcome.declared, outcome.before, outcome.source, outcome.facts)
+        outcome.plan = self._make_plan(outcome, outcome.before)
         outcome.plan.steps += member.last
 
     def _needs(self, outcome: Outcome) -> list[Need]:
@@ -636,7 +635,7 @@ class RollingEngine(Engine):
         if back.before is not None:
             back.before.pool = place.pool
         back.facts = self._image_facts(back)
-        back.plan = make_plan(back.declared, back.before, None, back.facts)
+        back.plan = self._make_plan(back, back.before)
         self._apply_one(back)
         outcome.log.tasks += back.log.tasks
         if back.failure:

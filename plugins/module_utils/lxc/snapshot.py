@@ -464,6 +464,11 @@ def read_snapshots(client: Client, node: str, vmid: int, name: str | None) -> tu
     return container, oldest_first(snapshots)
 
 
+def read_has_snapshots(client: Client, actual: Actual) -> None:
+    """Have it known of a container whether it has snapshots."""
+    actual.has_snapshots = bool(read_snapshots(client, actual.node, actual.vmid, None)[1])
+
+
 class Snapshots:
     """Does what a task wants to the snapshots of many containers.
 
