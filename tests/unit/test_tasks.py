@@ -208,6 +208,49 @@ def test_a_log_that_is_refused_does_not_hide_the_failure(clock: Clock) -> None:
     assert raised.value.details["log"] == []
 
 
+# ----------------------------------------------------------------------------------------- the API is not there
+
+
+def away(node: Node, clock: Clock, begin: float, end: float, code: str = "unreachable") -> None:
+    """Have no list be answered for a while, in seconds from the start. Each attempt takes three."""
+    answer = node.client.answers[LIST]
+
+    def answered(**params: t.Any) -> t.Any:
+        if not begin <= clock.now - 1000 < end:
+            return answer(**params)
+        clock.now += 3
+        return Failure(code, "It is not there.")
+
+    node.client.answers[LIST] = answered
+
+
+@pytest.mark.parametrize("code", ["unreachable", "node_offline", "timeout"])
+def test_an_outage_does_not_end_the_wait(clock: Clock, code: str) -> None:
+    one = upid(1)
+    node = Node(clock, {one: (90.0, "OK")})
+    away(node, clock, 10, 65, code)
+    assert node.watcher().wait(one, 600).exitstatus == "OK"
+
+
+def test_each_outage_counts_by_itself(clock: Clock) -> None:
+    one = upid(1)
+    node = Node(clock, {one: (180.0, "OK")})
+    away(node, clock, 10, 50)
+    away(node, clock, 60, 110)
+    assert node.watcher().wait(one, 600).exitstatus == "OK"
+
+
+@pytest.mark.parametrize(("timeout", "ends"), [(600, 60 + 10), (30, 30)])
+def test_an_outage_that_lasts_ends_the_wait(clock: Clock, timeout: float, ends: float) -> None:
+    one = upid(1)
+    node = Node(clock, {one: (300.0, "OK")})
+    away(node, clock, 10, 1000)
+    with pytest.raises(Failure) as raised:
+        node.watcher().wait(one, timeout)
+    assert (raised.value.code, raised.value.details["upid"]) == ("unreachable", one)
+    assert ends <= clock.now - 1000 <= ends + 6
+
+
 # ----------------------------------------------------------------------------------------------- many waiters
 
 
@@ -245,7 +288,7 @@ def test_one_failure_does_not_disturb_the_others(monkeypatch: pytest.MonkeyPatch
 
 
 def test_whoever_asks_may_fail_and_another_one_asks_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread that asks is ended by a lost connection; the others must not wait for it for ever."""
+    """The thread that asks is ended by a refusal; the others must not wait for it for ever."""
     monkeypatch.setattr(tasks, "FIRST_INTERVAL", 0.01)
     monkeypatch.setattr(tasks, "LAST_INTERVAL", 0.02)
     both = [upid(1), upid(2)]
@@ -255,7 +298,7 @@ def test_whoever_asks_may_fail_and_another_one_asks_on(monkeypatch: pytest.Monke
     def once_lost(**params: t.Any) -> t.Any:
         if not lost:
             lost.append(True)
-            return Failure("unreachable", "lost")
+            return Failure("authentication_failed", "refused")
         return answer(**params)
 
     node.client.answers[LIST] = once_lost
@@ -268,7 +311,7 @@ def test_whoever_asks_may_fail_and_another_one_asks_on(monkeypatch: pytest.Monke
             return failure.code
 
     with ThreadPoolExecutor(2) as pool:
-        assert sorted(pool.map(outcome, both)) == ["OK", "unreachable"]
+        assert sorted(pool.map(outcome, both)) == ["OK", "authentication_failed"]
 
 
 def test_tasks_of_several_nodes_are_asked_for_where_they_run(clock: Clock) -> None:

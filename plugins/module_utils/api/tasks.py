@@ -31,6 +31,9 @@ LAST_INTERVAL = 1.0
 GROWTH = 0.2
 # A list may still show a task as running that has ended, and a long list may not show it at all.
 OWN_STATUS_AFTER = 5.0
+# Seconds for which the API may be away while a task is awaited, which goes on: pveproxy restarts, an address moves.
+PATIENCE = 60.0
+AWAY = ("unreachable", "node_offline", "timeout")
 LOG_LINES = 10
 LOG_PAGE = 500
 # Requeueing a HA resource and starting it are the HA manager's business; its task ends before the work is done.
@@ -125,7 +128,8 @@ class TaskWatcher:
         timeout: seconds to wait at most; the task itself goes on.
 
         Raises:
-            Failure: ``task_failed`` or a more precise code, with the last lines of the task's log; ``timeout``.
+            Failure: ``task_failed`` or a more precise code, with the last lines of the task's log; ``timeout``; what the
+                API answers, or that it has been away for too long.
         """
         began = self._clock()
         with self._lock:
@@ -197,6 +201,7 @@ class _NodeTasks:
         self._waiting: dict[str, float] = {}
         self._own_asked: dict[str, float] = {}
         self._ended: dict[str, str] = {}
+        self._away_since: float | None = None
 
     def wait(self, upid: str, began: float, timeout: float) -> str:
         """The exit status of a task."""
@@ -221,7 +226,7 @@ class _NodeTasks:
                     self._asking = True
                     self._changed.wait(pause)
                 try:
-                    ended = self._ask()
+                    ended = self._ask_patiently(upid, began + timeout)
                 finally:
                     with self._changed:
                         self._asking = False
@@ -232,6 +237,21 @@ class _NodeTasks:
         finally:
             with self._changed:
                 self._waiting.pop(upid, None)
+
+    def _ask_patiently(self, upid: str, deadline: float) -> dict[str, str]:
+        """What ``_ask`` finds; nothing while the API is away."""
+        asked = self._clock()
+        try:
+            ended = self._ask()
+        except Failure as failure:
+            if failure.code in AWAY:
+                self._away_since = asked if self._away_since is None else self._away_since
+                if self._clock() < min(self._away_since + PATIENCE, deadline):
+                    return {}
+            failure.details.setdefault("upid", upid)
+            raise
+        self._away_since = None
+        return ended
 
     def _interval(self) -> float:
         youngest = self._clock() - max(self._waiting.values())
