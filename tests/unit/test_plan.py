@@ -794,6 +794,25 @@ def test_a_restore_is_converged() -> None:
     assert [step.action for step in make_plan(declared, None, None).steps] == ["restored"]
 
 
+@pytest.mark.parametrize(("wanted", "moves"), [("tank", ["mp0"]), ("local-zfs", [])])
+def test_a_restore_puts_every_volume_on_one_storage(wanted: str, moves: list[str]) -> None:
+    declared = spec.declare(
+        {
+            "vmid": 101,
+            "node": "pve1",
+            "restore": {"volume": "local:backup/vzdump-lxc-101.tar.zst"},
+            "storage": "local-zfs",
+            "mounts": [{"mp": "/data", "storage": wanted}],
+            "move_volumes": True,
+        }
+    )
+    # A directory is where it was.
+    mounts = {"mp0": "tank:subvol-101-disk-1,mp=/data,backup=1,size=8G", "mp1": "/srv,mp=/srv"}
+    plan = make_plan(declared, None, Actual(0, "pve1", current={"rootfs": ROOTFS, **mounts}))
+    assert [step.params["volume"] for step in plan.steps if step.action == "moved"] == moves
+    assert [(change.key, change.before) for change in plan.changes if change.key == "mp1"] == [("mp1", "/srv,mp=/srv")]
+
+
 def restore_over(**options: t.Any) -> Declared:
     restore = {"volume": "local:backup/b.tar.zst", "force": True}
     return declare(state="started", restore=restore, storage="local-zfs", **options)

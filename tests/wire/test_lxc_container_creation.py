@@ -384,6 +384,22 @@ def test_a_container_is_restored_and_then_made_as_declared(lxc: Lxc) -> None:
     assert run.asked[2] == "GET /nodes/pve1/vzdump/extractconfig"
 
 
+@pytest.mark.parametrize(("wanted", "moves"), [("tank", 1), ("local-zfs", 0)])
+def test_volumes_are_moved_from_where_a_restore_puts_them(lxc: Lxc, wanted: str, moves: int) -> None:
+    volume = backup(lxc, mp0="tank:subvol-201-disk-1,mp=/data,backup=1,size=4G")
+    run = lxc.converge(
+        vmid=300,
+        node="pve1",
+        restore={"volume": volume, "unique": True},
+        storage="local-zfs",
+        mounts=[{"mp": "/data", "storage": wanted, "backup": True}],
+        state="stopped",
+        move_volumes=True,
+    )
+    assert [path for _method, path, _params in run.writes[1:]] == [f"{base(300)}/move_volume"] * moves
+    assert str(lxc.ct(300).config["mp0"]).startswith(f"{wanted}:")
+
+
 def test_a_restore_does_not_touch_a_container_that_is_there(lxc: Lxc) -> None:
     lxc.add(201)
     volume = backup(lxc)

@@ -128,8 +128,8 @@ class TaskWatcher:
         timeout: seconds to wait at most; the task itself goes on.
 
         Raises:
-            Failure: ``task_failed`` or a more precise code, with the last lines of the task's log; ``timeout``; what the
-                API answers, or that it has been away for too long.
+            Failure: ``task_failed`` or a more precise code, with the last lines of the task's log; ``timeout``; what
+                the API answers, or that it has been away for too long.
         """
         began = self._clock()
         with self._lock:

@@ -257,8 +257,20 @@ def _plan_restore(declared: Declared, restore: Restore, source: Actual | None, o
     plan = Plan([step], converge=True)
     if source is not None:
         made = _predicted(declared, source)
+        made.current = {key: _on_storage(storage, key, text) for key, text in made.current.items()}
         _follow(plan, declared, made, converge_plan(declared, made))
     return plan
+
+
+def _on_storage(storage: str, key: str, text: t.Any) -> t.Any:
+    """A volume as a restore makes it: all of them on one storage, wherever they were (create_vm of PVE/API2/LXC.pm)."""
+    normal = properties.read(key, text)
+    if not properties.is_mount(key) or not isinstance(normal, dict):
+        return text
+    volume = properties.volume_of(normal["volume"])
+    if volume.kind != "volume":
+        return text
+    return properties.encode(key, {**normal, "volume": f"{storage}:{volume.name}"})
 
 
 def _root_storage(declared: Declared) -> str | None:
