@@ -259,7 +259,7 @@ _STATUS: dict[int, tuple[str, str]] = {
     400: ("invalid_parameter", "Correct the value."),
     401: ("authentication_failed", "Check the user with its realm, the password, or the token's id and secret."),
     403: ("permission_denied", _GRANT),
-    501: ("not_implemented", "This Proxmox VE does not have the call; see the versions that the collection supports."),
+    501: ("not_implemented", "This Proxmox VE does not have the call. The collection is written for 8.4 and 9."),
     506: ("invalid_parameter", "Correct the value."),
     595: ("node_offline", "The node does not answer; bring it back or choose another one."),
     596: ("node_offline", "The node does not answer; bring it back or choose another one."),
