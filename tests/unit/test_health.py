@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.server
 import socket
 import ssl
+import subprocess
 import threading
 import time
 import typing as t
@@ -302,6 +303,27 @@ def test_a_command_on_this_node(commands: list[t.Any]) -> None:
     results.append(Failure("command_missing", "There is no command pct on this machine."))
     with pytest.raises(Failure, match="no command pct"):
         check(health, nodes=Nodes(here="pve1"))
+
+
+def test_a_node_that_is_not_reached_says_nothing_of_the_container(commands: list[t.Any]) -> None:
+    calls, results = commands
+    lost = Failure("unreachable", "No route to host.")
+    health = replace(ONCE, command=("true",), retries=2, interval=0.01)
+    results += [lost] * 2
+    with pytest.raises(Failure, match="No route to host") as raised:
+        check(health, nodes=Nodes(here="pve1"))
+    assert (raised.value.code, len(calls)) == ("unreachable", 2)
+    # What was found out last counts.
+    results += [lost, Completed((), 1, "", "")]
+    assert check(health, nodes=Nodes(here="pve1")).output == "it ended with status 1"
+    results += [lost]
+    assert check(health, nodes=Nodes(here="pve1")).healthy
+
+
+@pytest.mark.parametrize("status", [0, 1, 124, 255])
+def test_the_status_of_a_command_is_not_that_of_ssh(status: int) -> None:
+    done = subprocess.run([*health_run.TELLING, "sh", "-c", f"exit {status}"], check=False)
+    assert done.returncode == (254 if status == 255 else status)
 
 
 def test_the_node_on_which_the_module_runs(monkeypatch: pytest.MonkeyPatch) -> None:

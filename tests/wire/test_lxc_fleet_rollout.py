@@ -1115,7 +1115,7 @@ def test_a_command_is_run_on_the_node(cluster: Simulator, services: Services, ss
     web(health=health, node="pve1").succeeded()
     calls = (ssh / "calls").read_text().splitlines()
     assert calls[:-1] == [
-        *("-o", "BatchMode=yes", "-o", "ConnectTimeout=5", "-p", "2222", "-i", "/keys/deploy", "-J", "jump"),
+        *("-o", "BatchMode=yes", "-o", "ConnectTimeout=4", "-p", "2222", "-i", "/keys/deploy", "-J", "jump"),
         "deploy@192.0.2.1",
     ]
     assert f"pct exec {web.ct('web-1').vmid} " in calls[-1]
@@ -1125,4 +1125,24 @@ def test_a_command_is_run_on_the_node(cluster: Simulator, services: Services, ss
     assert run.codes() == {"web-1": "health_check_failed"}
     assert "command pg_isready --quiet -d 'a b': it ended with status 2: something is wrong" in run.result["msg"]
     (ssh / "status").write_text("255")
-    assert "ssh to deploy@192.0.2.1 failed" in web(health=health).result["msg"]
+    run = web(health=health)
+    # Nothing is known of the container.
+    assert run.codes() == {"web-1": "unreachable"}
+    assert "ssh to deploy@192.0.2.1 failed" in run.result["msg"]
+
+
+def test_nothing_is_rolled_back_because_ssh_does_not_reach_a_node(
+    cluster: Simulator, services: Services, ssh: Path
+) -> None:
+    web = Fleet(cluster, services, replicas=1)
+    health = {**HEALTH, "command": ["pg_isready"]}
+    web(health=health).succeeded()
+    on_request(cluster, "PUT", "/config", lambda _cluster, _request: (ssh / "status").write_text("255"))
+    run = web(health=health, memory=512)
+    assert run.codes() == {"web-1": "unreachable"}
+    assert [line for line in run.writes if line.endswith("/rollback")] == []
+    assert "Whether it works is not known." in run.result["msg"]
+    assert (web.memories(), web.snapshots()) == ([512], {"web-1": [SNAPSHOT]})
+    (ssh / "status").write_text("0")
+    web(health=health, memory=512).succeeded()
+    assert web.snapshots() == {}

@@ -40,6 +40,8 @@ OUTPUT = 300
 # What ends a command on a node, with all that it has started, and how it says that it did.
 _LIMIT = ("timeout", "--kill-after=1")
 _EXPIRED = (124, 137)
+# Runs a command whose status is not that of an ssh that failed: pct exec of a container that is stopped ends with 255.
+TELLING = ("sh", "-c", '"$@"; status=$?; [ $status != 255 ] || status=254; exit $status', "sh")
 # Seconds that it has for that.
 _GRACE = 5.0
 
@@ -58,7 +60,14 @@ def check_options() -> dict[str, t.Any]:
 
 
 class Unhealthy(Exception):
-    """An attempt that failed; ``str()`` says what the other side did."""
+    """An attempt that failed; ``str()`` says what the other side did.
+
+    unknown: why nothing is known of the container; None when it did not answer as it has to.
+    """
+
+    def __init__(self, reason: str, unknown: Failure | None = None) -> None:
+        super().__init__(reason)
+        self.unknown = unknown
 
 
 @dataclass(frozen=True)
@@ -90,7 +99,7 @@ class Nodes:
     def runner(self, node: str, timeout: float) -> Run:
         """What runs commands on a node.
 
-        timeout: seconds for the connection.
+        timeout: seconds for all of it; the connection fails before, so that it can be told from a command that hangs.
 
         Raises:
             Failure: ``invalid_option`` for a name that ssh would take for an option.
@@ -100,7 +109,7 @@ class Nodes:
         host = (self.hosts or {}).get(node, node)
         if host.startswith("-") or self.user.startswith("-"):
             raise Failure("invalid_option", f"ssh: {host!r} is not the address of a node.", option="ssh")
-        ssh = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={max(int(timeout), 1)}"]
+        ssh = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={max(int(timeout) - 1, 1)}"]
         ssh += ["-p", str(self.port)] if self.port else []
         ssh += ["-i", self.key_file] if self.key_file else []
         return run_over_ssh([*ssh, *self.args, f"{self.user}@{host}"])
@@ -125,15 +134,15 @@ class Checker:
         """Check a running container until it is healthy, or has failed too often.
 
         Raises:
-            Failure: the API does not say what has to be known of the container.
+            Failure: the API does not say what has to be known of the container, or its node is not reached.
         """
         began = self._clock()
         tries = failures = 0
         while True:
             tries += 1
-            check, output = self._attempt(health, container)
+            check, reason = self._attempt(health, container)
             seconds = self._clock() - began
-            if output is None:
+            if reason is None:
                 return Verdict(True, check, "", tries, seconds)
             # Only now: a healthy container costs no request. It may have been started again in between.
             status = container_status(self._client, container.node, container.vmid)
@@ -141,10 +150,12 @@ class Checker:
             if since_start >= health.start_period or status.get("status") != "running":
                 failures += 1
             if failures >= health.retries:
-                return Verdict(False, check, output, tries, seconds)
+                if reason.unknown:
+                    raise reason.unknown
+                return Verdict(False, check, _short(str(reason)), tries, seconds)
             self._sleep(health.interval)
 
-    def _attempt(self, health: Health, container: Actual) -> tuple[str, str | None]:
+    def _attempt(self, health: Health, container: Actual) -> tuple[str, Unhealthy | None]:
         """The last check that was made, and why it failed; None when all succeeded."""
         check = ""
         try:
@@ -159,7 +170,7 @@ class Checker:
                 check = f"command {shlex.join(health.command)}"
                 self._run(health, container)
         except Unhealthy as reason:
-            return check or "address", _short(str(reason))
+            return check or "address", reason
         return check, None
 
     def _address(self, health: Health, container: Actual) -> str:
@@ -179,12 +190,13 @@ class Checker:
             argv = exec_command(str(container.vmid), list(health.command), health.command_user)
             # Whoever gives up here ends nothing there: a command that hangs would be one more with each attempt.
             limit = health.timeout + self._nodes.grace(container.node)
-            done = run([*_LIMIT, f"{health.timeout:g}", *argv], timeout=limit)
+            telling = () if container.node == self._nodes.here else TELLING
+            done = run([*telling, *_LIMIT, f"{health.timeout:g}", *argv], timeout=limit)
         except Failure as failure:
             if failure.code == "command_timeout":
                 raise Unhealthy(f"it has not ended after {health.timeout:g} s") from None
             if failure.code == "unreachable":
-                raise Unhealthy(failure.message) from None
+                raise Unhealthy(failure.message, failure) from None
             raise
         if done.rc in _EXPIRED:
             raise Unhealthy(f"it has not ended after {health.timeout:g} s")
