@@ -377,6 +377,13 @@ def test_push(registry: Registry, images: Images, tmp_path: Path) -> None:
     assert images.leftovers() == []
 
 
+def test_a_push_to_a_name_that_looks_like_an_error(registry: Registry, images: Images, tmp_path: Path) -> None:
+    reference = pushed(registry, tmp_path, "push/words", ("linux/amd64", hello()), tag="1")
+    images.converged(images=[reference])
+    for name in ("push/words:429", "push/credentials-helper:1", "push/x509:404"):
+        assert images.converged(images=[reference], state="pushed", to=f"{registry.host}/{name}")["changed"]
+
+
 def test_a_push_beside_another(
     registry: Registry, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

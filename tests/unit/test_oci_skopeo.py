@@ -12,7 +12,13 @@ import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci import skopeo
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.reference import parse_reference
-from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.skopeo import Access, Skopeo, classify, said
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.skopeo import (
+    Access,
+    Skopeo,
+    classify,
+    said,
+    without_names,
+)
 
 DIGEST = "sha256:" + "4" * 64
 
@@ -63,6 +69,42 @@ def test_what_a_sentence_means(message: str, code: str) -> None:
     found, hint = classify(message)
     assert found == code
     assert hint
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "r:5000/shop/web:429",
+        "r:5000/shop/x509:1",
+        "r:5000/shop/credentials-helper:404",
+        "x509.example.org/a:unauthorized",
+    ],
+)
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("initializing destination docker://{0}: reading manifest {1} in {2}: something new", "copy_failed"),
+        ("reading manifest {1} in {2}: manifest unknown: manifest unknown", "image_missing"),
+        (
+            "uploading manifest {1} to {2}: received unexpected HTTP status: 503 Service Unavailable",
+            "registry_unreachable",
+        ),
+        (
+            'Get "https://{3}/v2/{4}/manifests/{1}": dial tcp 10.0.0.1:443: connect: connection refused',
+            "registry_unreachable",
+        ),
+        ('Get "https://{3}/v2/": http: server gave HTTP response to HTTPS client', "registry_without_tls"),
+        ("pinging container registry {3}: i/o timeout", "registry_unreachable"),
+        ("reading manifest {1} in {2}: received unexpected HTTP status: 429 Too Many Requests", "rate_limited"),
+        ("reading manifest {1} in {2}: StatusCode: 429, <html>", "rate_limited"),
+        ("reading manifest {1} in {2}: unauthorized: authentication required", "unauthorized"),
+        ('Get "https://{3}/v2/": x509: certificate signed by unknown authority', "untrusted_certificate"),
+    ],
+)
+def test_the_name_of_an_image_means_nothing(image: str, message: str, code: str) -> None:
+    reference = parse_reference(image)
+    names = (reference, reference.tag, reference.name, reference.registry, reference.repository)
+    assert classify(without_names(message.format(*names), reference))[0] == code
 
 
 def test_the_last_word_counts() -> None:

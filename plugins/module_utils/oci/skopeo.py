@@ -57,7 +57,7 @@ _SENTENCES: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "rate_limited",
-        r"toomanyrequests|too many requests|\b429\b",
+        r"toomanyrequests|too many requests|status\D{0,30}\b429\b",
         "The registry wants a pause, or a login.",
     ),
     (
@@ -277,7 +277,7 @@ class Skopeo:
         return _Done(process.returncode, stdout, said(stderr.decode(errors="replace")))
 
     def _failure(self, done: _Done, reference: Reference) -> Failure:
-        code, hint = classify(done.message)
+        code, hint = classify(without_names(done.message, reference))
         message = self._access.without_secrets(done.message)[-600:]
         return Failure(
             code,
@@ -294,6 +294,13 @@ def classify(message: str) -> tuple[str, str]:
         if pattern.search(message):
             return code, hint
     return "copy_failed", "See what skopeo says."
+
+
+def without_names(message: str, reference: Reference) -> str:
+    """A message of skopeo without what an image is called: a tag may be a number, and a name a word of a sentence."""
+    names = "|".join(map(re.escape, (reference.name, reference.registry)))
+    address = r'(?:docker|https?)://[^\s"]+'
+    return re.sub(rf"{address}|\bmanifest \S+ (?:in|to) |(?<![\w.-])(?:{names})(?:[:@][\w.:-]*\w)?", "", message)
 
 
 def said(stderr: str) -> str:
