@@ -217,8 +217,9 @@ key:
   returned: success
   type: str
 spec:
-  description: The specification. In check mode, and where nobody has looked into the root file system, a user that has
-    to be looked up there is C(process.user.username). Null for O(format=oci_archive).
+  description: The specification. In check mode, and of a template that was on the storage already and is in no
+    O(path), a user that has to be looked up in the root file system is C(process.user.username). Null for
+    O(format=oci_archive), and in check mode of a template whose O(image) has not been pulled yet.
   returned: success
   type: dict
 lxc:

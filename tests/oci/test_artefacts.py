@@ -26,6 +26,7 @@ from ansible_collections.lxcri.proxmox.tests.oci.images import (
     listing,
 )
 from ansible_collections.lxcri.proxmox.tests.oci.module import run_module
+from ansible_collections.lxcri.proxmox.tests.oci.registry import PASSWORD, USER, Registry
 from ansible_collections.lxcri.proxmox.tests.oci.test_bundle_run import name, run
 from ansible_collections.lxcri.proxmox.tests.oci.test_layers import CAPABILITY
 from ansible_collections.lxcri.proxmox.tests.simulator.plugin import certificates, cluster
@@ -56,7 +57,8 @@ def made(**params: t.Any) -> dict[str, t.Any]:
         assert predicted[key] == result[key], key
     again = artefact(**params)
     assert (again["changed"], again["plan"], again["diff"]) == (False, [], [])
-    assert again["file_name"] == result["file_name"]
+    for key in ("file_name", "spec", "lxc"):
+        assert again[key] == result[key], key
     return result
 
 
@@ -236,6 +238,33 @@ def test_the_command_of_the_options(tmp_path: Path, name: str) -> None:
     assert run_module("oci_bundle", bundle)["changed"]
     assert run("runc", name, tmp_path / "bundle").stdout == "x\n"
     assert (root / "new").is_dir()
+
+
+def test_the_user_of_a_template(tmp_path: Path) -> None:
+    files = {"etc/passwd": "root:x:0:0\napp:x:5:6\n", "etc/group": "app:x:6:\naudio:x:7:root,app\nvideo:x:8:app\n"}
+    root = busybox_layer(*(entry(name, text) for name, text in files.items()))
+    layout = build(root, config={"Cmd": ["sh"], "User": "app"}).write(tmp_path / "layout")
+    params = {"layout": str(layout), "format": "lxc_template", "path": str(tmp_path / "cache")}
+    users = {"app": {"uid": 5, "gid": 6, "additionalGids": [7, 8]}, "": {"uid": 0, "gid": 0, "additionalGids": [7]}}
+    for declared, user in users.items():
+        result = made(**params, process={"user": declared})
+        assert result["spec"]["process"]["user"] == user
+        assert result["lxc"]["raw"]
+    assert made(**params)["spec"]["process"]["user"] == users["app"]
+
+
+def test_what_check_mode_says_of_an_image_that_is_not_there_yet(registry: Registry, tmp_path: Path) -> None:
+    image = build(busybox_layer(), config={"Cmd": ["sh"], "User": "0", "WorkingDir": "/srv/app"})
+    reference = registry.push(image.write(tmp_path / "layout"), "artefacts/web", "1")
+    access = {"username": USER, "password": PASSWORD, "ca_path": str(registry.certificate), "platform": "linux/amd64"}
+    made(
+        image=reference,
+        **access,
+        store=str(tmp_path / "store"),
+        format="lxc_template",
+        path=str(tmp_path / "cache"),
+        process={"env": {"A": "1"}},
+    )
 
 
 def test_each_policy_has_a_file_of_its_own(app: str, tmp_path: Path) -> None:

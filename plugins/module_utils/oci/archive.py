@@ -11,10 +11,12 @@ import io
 import os
 import re
 import stat
+import subprocess
 import tarfile
 import typing as t
 
 from ..api.errors import Failure
+from ..node.commands import environment
 from .bundle_options import canonical
 from .init_script import command_of, put_init
 from .layout import Image, Json, Layout
@@ -38,11 +40,15 @@ _MOMENT = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(?:\.\d+)?(?:[Zz]|([
 # What of the attributes Proxmox unpacks (COMMON_TAR_FLAGS of pve-storage's PVE/Storage/Plugin.pm).
 _ATTRIBUTES = ("user.", "security.capability")
 _TAR = (
-    *("tar", "--create", "--format=posix", "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime"),
+    *("tar", "--create", "--format=posix"),
     *("--numeric-owner", "--sparse", "--acls", "--xattrs", "--xattrs-include=user.*"),
     *("--xattrs-include=security.capability", "--warning=no-file-ignored", "--no-recursion", "--null"),
     "--verbatim-files-from",
 )
+_PAX = "exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime,globexthdr.name=GlobalHead,globexthdr.mtime=0,comment="
+_NOTE = re.compile(r"user (\d+):(\d+)((?: \d+)*)")
+# What of the options of a process changes what is in a template.
+_NOTED = ("entrypoint", "args", "env", "cwd", "terminal", "user")
 
 
 class Uploads(t.Protocol):
@@ -109,9 +115,8 @@ def build_artefact(
     if source.rootfs and process:
         user = find_user(Rootfs(source.rootfs), str(user))
     spec = runtime_spec(process, options, user) if process and form == "lxc_template" else None
-    # Only what init does changes what is in a template; the rest is for who makes a container of it.
-    command = command_of(spec) if spec and not source.rootfs else None
-    digest = hashlib.sha256(canonical({"format": form, "init": command}).encode()).hexdigest()
+    made_with = {} if source.rootfs else _declared(options)
+    digest = hashlib.sha256(canonical({"format": form, **made_with}).encode("utf-8", "surrogateescape")).hexdigest()
     key = hashlib.sha256(f"{identity}\n{digest}\n{converter}".encode()).hexdigest()
     name = checked_name(params.get("name") or _UNSAFE.sub("-", source.name).strip("-.") or "image")
     architecture = (source.config or {}).get("architecture") or getattr(source.platform, "architecture", "")
@@ -132,18 +137,21 @@ def build_artefact(
     if (build or (uploads and not volume)) and not check_mode:
         if path:
             if build:
-                user = _make(source, options, form, path, params["timeout"], init_required)
+                user = _make(source, options, form, path, params["timeout"], init_required) or user
             if uploads and not volume:
                 volume = uploads.put(path)
         else:
             with temporary_directory() as place:
                 temporary = os.path.join(place, file_name)
-                user = _make(source, options, form, temporary, params["timeout"], init_required)
+                user = _make(source, options, form, temporary, params["timeout"], init_required) or user
                 volume = uploads.put(temporary) if uploads else None
-    spec = runtime_spec(process, options, user) if spec and process else None
-    if spec and isinstance(user, str):
-        # Nobody has looked into the root file system; it is named as it is declared.
-        spec["process"]["user"] = {"username": user}
+    if spec and process:
+        if isinstance(user, str) and path and os.path.exists(path):
+            user = noted_user(path) or user
+        spec = runtime_spec(process, options, user)
+        if isinstance(user, str):
+            # Nobody has looked into the root file system; it is named as it is declared.
+            spec["process"]["user"] = {"username": user}
     return {
         "changed": bool(plan),
         "plan": plan,
@@ -167,6 +175,16 @@ def build_artefact(
     }
 
 
+def _declared(options: Json) -> Json:
+    """The options that change what is in a template: what its init does, and the user that is noted.
+
+    The rest is for who makes a container of it. What the image says of the same is in its identity.
+    """
+    process = options.get("process") or {}
+    over = (options.get("spec") or {}).get("process")
+    return {"process": {key: process[key] for key in _NOTED if process.get(key) is not None}, "spec": over}
+
+
 def _policy_path(spec: Json | None, converter: int) -> str:
     """Where a policy of seccomp is to lie on the node: elsewhere than any other, also of the same image."""
     profile = canonical([((spec or {}).get("linux") or {}).get("seccomp"), converter])
@@ -175,14 +193,14 @@ def _policy_path(spec: Json | None, converter: int) -> str:
 
 def _make(
     source: Source, options: Json, form: str, path: str, timeout: float, init_required: bool
-) -> ResolvedUser | str:
-    """Make the file; whom the process runs as."""
+) -> ResolvedUser | None:
+    """Make the file; whom the process runs as, when that was looked up."""
     with Staging(path, timeout) as staging:
         if os.path.lexists(path):
             # Another run was faster.
-            return user_wanted(source.process, options) if source.process else ""
+            return None
         new = os.path.join(staging.work, "new")
-        user: ResolvedUser | str = ""
+        user = None
         if form == "oci_archive" and source.prepare:
             layout, image = source.prepare(staging)
             process_of(image.config)
@@ -204,7 +222,7 @@ def _make(
                         Rootfs(rootfs).make_directory(directory, mode)
                     put_init(Rootfs(rootfs), command, init_required)
                 settle(rootfs, started, created(image.config))
-            write_template(staging, str(rootfs), new)
+            write_template(staging, str(rootfs), new, user)
         with writing(path):
             os.chmod(new, 0o644)
             handle = os.open(new, os.O_RDONLY)
@@ -292,8 +310,10 @@ def tree_identity(rootfs: str) -> str:
     return f"tree:{state.hexdigest()}"
 
 
-def write_template(staging: Staging, rootfs: str, path: str) -> None:
+def write_template(staging: Staging, rootfs: str, path: str, user: ResolvedUser | None) -> None:
     """Write a root file system as ``.tar.zst``, such that the same one gives the same bytes.
+
+    user: whom the process runs as; it is noted in the archive when it was looked up.
 
     Raises:
         Failure: ``archive_failed``, ``disk_full``, ``write_failed``, ``command_missing``.
@@ -302,8 +322,9 @@ def write_template(staging: Staging, rootfs: str, path: str) -> None:
     with writing(names), open(names, "wb") as file:
         for name, _about in members(rootfs):
             file.write(name + b"\0")
+    note = " ".join(map(str, [f"user {user.uid}:{user.gid}", *user.groups])) if user else ""
     # The number of threads does not change the bytes, but whether there are any does.
-    pack = ["--use-compress-program", "zstd -T0 -q"]
+    pack = [f"--pax-option={_PAX}{note}", "--use-compress-program", "zstd -T0 -q"]
     done = staging.run([*_TAR, *pack, "--file", path, "--directory", rootfs, "--files-from", names])
     if done.rc:
         lines = done.stderr.strip().splitlines()
@@ -311,6 +332,20 @@ def write_template(staging: Staging, rootfs: str, path: str) -> None:
         if "No space left on device" in done.stderr:
             raise write_failure(path, message, full=True)
         raise Failure("archive_failed", f"The template cannot be written: {message[:300]}.", "See the message.")
+
+
+def noted_user(path: str) -> ResolvedUser | None:
+    """Whom the process of a template runs as, as it was noted when it was made; None when there is no note."""
+    argv = ["zstd", "--decompress", "--stdout", "--quiet", path]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment()) as unpacking:
+        try:
+            with tarfile.open(fileobj=unpacking.stdout, mode="r|") as archive:
+                match = _NOTE.fullmatch(archive.pax_headers.get("comment", ""))
+        except tarfile.TarError:
+            match = None
+        finally:
+            unpacking.kill()
+    return ResolvedUser(int(match[1]), int(match[2]), tuple(map(int, match[3].split()))) if match else None
 
 
 def write_archive(layout: Layout, image: Image, path: str) -> None:
