@@ -229,6 +229,25 @@ def test_an_init_that_is_the_command_stays(tmp_path: Path, command: str) -> None
     assert os.readlink(root / "usr/sbin/init") == "/lib/systemd"
 
 
+def test_an_image_without_a_command(tmp_path: Path) -> None:
+    """It is a whole system, with an init that LXC finds by itself."""
+    own = layer(directory("sbin"), entry("sbin/init", "#!/bin/sh\n", mode=0o755))
+    layout = build(busybox_layer(), own, config={}).write(tmp_path / "layout")
+    template = made(layout=str(layout), format="lxc_template", path=str(tmp_path / "cache"))
+    assert template["spec"]["process"]["args"] == ["/sbin/init"]
+    assert "entrypoint" not in template["lxc"]["api"]
+    root = restored(template["path"], tmp_path / "root")
+    assert (root / "sbin/init").read_text() == "#!/bin/sh\n"
+
+
+@pytest.mark.parametrize("config", [{}, {"Cmd": ["/sbin/init"]}])
+def test_an_image_without_a_command_and_an_init(tmp_path: Path, config: dict[str, t.Any]) -> None:
+    layout = build(busybox_layer(), config=config).write(tmp_path / "layout")
+    result = artefact(layout=str(layout), format="lxc_template", path=str(tmp_path / "cache"))
+    assert result["failure"]["code"] == "no_command", result
+    assert os.listdir(tmp_path / "cache") == []
+
+
 def test_the_command_of_the_options(tmp_path: Path, name: str) -> None:
     layout = build(busybox_layer(), config={"Cmd": ["false"], "Env": ["A=1", "B=2"]}).write(tmp_path / "layout")
     process = {"args": ["sh", "-c", "echo $A$B"], "env": {"A": "x", "B": None}, "cwd": "/new"}

@@ -14,15 +14,16 @@ import stat
 import subprocess
 import tarfile
 import typing as t
+from dataclasses import replace
 
 from ..api.errors import Failure
 from ..node.commands import environment
 from .bundle_options import canonical
-from .init_script import command_of, put_init
+from .init_script import INIT, command_of, put_init
 from .layout import Image, Json, Layout
 from .lxc_config import lines_of
 from .rootfs import Rootfs, find_user
-from .runtime_spec import ResolvedUser, process_of, runtime_spec, user_wanted
+from .runtime_spec import Process, ResolvedUser, process_of, runtime_spec, user_wanted
 from .source import Source
 from .unpack import Staging, descriptor_of, layout_files, temporary_directory, unpack, write_failure, writing
 
@@ -110,7 +111,7 @@ def build_artefact(
             "Set them where the container is created.",
         )
     identity = tree_identity(source.rootfs) if source.rootfs else source.identity
-    process = source.process
+    process = _started(source.process, form) if source.process else None
     user: ResolvedUser | str = user_wanted(process, options) if process else ""
     if source.rootfs and process:
         user = find_user(Rootfs(source.rootfs), str(user))
@@ -175,6 +176,11 @@ def build_artefact(
     }
 
 
+def _started(process: Process, form: str) -> Process:
+    """What is started of a template: without a command that is what LXC starts then."""
+    return process if form != "lxc_template" or process.entrypoint or process.cmd else replace(process, cmd=(INIT,))
+
+
 def _declared(options: Json) -> Json:
     """The options that change what is in a template: what its init does, and the user that is noted.
 
@@ -213,7 +219,7 @@ def _make(
                 os.mkdir(os.path.join(staging.work, "tree"))
                 rootfs = os.path.join(staging.work, "tree", "rootfs")
                 unpack(staging, layout, image, rootfs)
-                process = process_of(image.config)
+                process = _started(process_of(image.config), form)
                 user = find_user(Rootfs(rootfs), user_wanted(process, options))
                 command = command_of(runtime_spec(process, options, user))
                 wanted = (*DIRECTORIES, (command.cwd, 0o755), *((volume, 0o755) for volume in process.volumes))

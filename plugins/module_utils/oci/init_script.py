@@ -66,11 +66,14 @@ def put_init(rootfs: Rootfs, command: Command, required: bool) -> None:
     required: whether there is no other way to run it.
 
     Raises:
-        Failure: ``shell_missing``, when it is required and there is nothing to run it with; ``not_a_directory``.
+        Failure: ``no_command``, when it is that command and not there; ``shell_missing``, when it is required and there
+            is nothing to run it with; ``not_a_directory``.
     """
     program = next(filter(rootfs.is_executable, _files_of(command)), None)
     if program and rootfs.leads_to(program, INIT):
         return
+    if posixpath.normpath(command.args[0]) == INIT:
+        raise Failure("no_command", f"The image has no command, and no {INIT} that runs.", "Give process.args.")
     env = next(filter(rootfs.is_executable, _ENV), None)
     if env and rootfs.is_executable(_SHELL):
         rootfs.replace(INIT, init_script(env, command).encode("utf-8", "surrogateescape"), 0o755)
