@@ -70,8 +70,12 @@ options:
       unused_for:
         description:
           - For how long an image was not used when it goes, such as V(12h), V(30d) or V(4w). It is used when a task
-            names it, which is noted once a day. Those in O(images) stay.
+            names it, also to push it, which is noted once an hour. Check mode notes nothing. Those in O(images) stay.
         type: str
+      keep:
+        description: Images that stay besides those in O(images), however long they were not used.
+        type: list
+        elements: str
 """
 
 EXAMPLES = r"""

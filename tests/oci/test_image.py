@@ -468,6 +468,20 @@ def test_what_is_used_stays(registry: Registry, images: Images, tmp_path: Path) 
     assert images.run(images=[], prune={"unused_for": "4w"})["changed"] is False
 
 
+def test_what_a_push_or_keep_names_stays(registry: Registry, images: Images, tmp_path: Path) -> None:
+    first = pushed(registry, tmp_path, "prune/pushed", ("linux/amd64", hello()), tag="1")
+    second = pushed(registry, tmp_path, "prune/kept", ("linux/amd64", hello("kept")), tag="1")
+    images.converged(images=[first, second])
+    for reference in (first, second):
+        images.age(reference, days=40)
+    images.run(images=[first], state="pushed", to=f"{registry.host}/prune/mirror:1")
+    for check_mode in (True, False):
+        pruned = images.run(check_mode, images=[], prune={"unused_for": "2h", "keep": [second]})
+        assert pruned["changed"] is False, pruned
+    gone = images.run(images=[], prune={"unused_for": "2h"})["pruned"]
+    assert [removal["name"] for removal in gone if removal["kind"] == "image"] == [second]
+
+
 def test_entries_of_others_stay(images: Images, registry: Registry, tmp_path: Path) -> None:
     images.converged(images=[pushed(registry, tmp_path, "others/mine", ("linux/amd64", hello("mine")))])
     other = index(("linux/amd64", hello("other")))

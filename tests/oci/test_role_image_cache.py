@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -69,6 +70,15 @@ def test_images_are_there_and_stay_until_nobody_names_them(registry: Registry, t
     assert (second.changed, second.failed) == (0, 0), second.output
     assert listing(store) == before
     assert PASSWORD not in checked.output + first.output + second.output
+
+    # Check mode notes no use, and keeps what a group has all the same.
+    descriptors = json.loads((store / "index.json").read_text(encoding="utf-8"))
+    for descriptor in descriptors["manifests"]:
+        descriptor["annotations"]["io.lxcri.used"] = "2020-01-01T00:00:00Z"
+    (store / "index.json").write_text(json.dumps(descriptors), encoding="utf-8")
+    old = play(tmp_path, "--check", **options, image_cache_groups=both)
+    assert (old.changed, old.failed) == (0, 0), old.output
+    assert play(tmp_path, **options, image_cache_groups=both).changed == 0
 
     # What no group has goes when it was not used for long enough.
     kept = play(tmp_path, **options, image_cache_groups=both[:1])

@@ -140,9 +140,7 @@ def _there(
     store: Store, entry: Entry, image: Image, wanted: Reference, platform: Platform, check_mode: bool
 ) -> Ensured:
     if not check_mode:
-        # A store that cannot be written serves as well.
-        with contextlib.suppress(Failure):
-            store.touch(entry)
+        store.note_use(entry)
     return Ensured(wanted, platform, entry.digest, entry.identity, entry.source_digest, image, False)
 
 

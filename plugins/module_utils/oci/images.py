@@ -26,7 +26,7 @@ OPTIONS: dict[str, t.Any] = {
     "state": {"type": "str", "choices": list(STATES), "default": "present"},
     "to": {"type": "str"},
     "verify": {"type": "bool", "default": False},
-    "prune": {"type": "dict", "options": {"unused_for": {"type": "str"}}},
+    "prune": {"type": "dict", "options": {"unused_for": {"type": "str"}, "keep": {"type": "list", "elements": "str"}}},
 }
 
 
@@ -72,6 +72,7 @@ def run_declared(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t
     # It raises for a wrong path or a wrong span of time before anything is done.
     store = Store(options.store, options.timeout)
     seconds = _unused_for(params["prune"])
+    keep = {*references, *(str(parse_reference(image)) for image in (params["prune"] or {}).get("keep") or [])}
     results = _Results()
     gone: set[tuple[str, str]] = set()
     if params["state"] == "present":
@@ -81,7 +82,7 @@ def run_declared(params: t.Mapping[str, t.Any], check_mode: bool) -> dict[str, t
     else:
         gone = _gone(store, references, params["platform"], results)
     if not results.failures and (gone or params["prune"] is not None):
-        _remove(store, gone, references, seconds, params["prune"] is not None, check_mode, results)
+        _remove(store, gone, keep, seconds, params["prune"] is not None, check_mode, results)
     return results.as_dict()
 
 
@@ -197,7 +198,7 @@ def _removed(entry: Entry) -> Json:
 def _remove(
     store: Store,
     gone: set[tuple[str, str]],
-    keep: t.Sequence[str],
+    keep: t.Collection[str],
     seconds: int | None,
     everything: bool,
     check_mode: bool,

@@ -68,6 +68,8 @@ def push_image(store: Store, reference: str, to: str, options: PullOptions, chec
                 skopeo.push(stage, target, [lock])
             finally:
                 remove_stage(stage)
+    if not check_mode:
+        store.note_use(entry)
     return Pushed(entry, image, platform, target, changed, before)
 
 

@@ -29,7 +29,7 @@ _OWN = "io.lxcri."
 # What the annotations of an entry say beside its name.
 _PLATFORM, _MANIFEST, _SOURCE = f"{_OWN}platform", f"{_OWN}manifest", f"{_OWN}source"
 _PULLED, _USED = f"{_OWN}pulled", f"{_OWN}used"
-_DAY = 86400
+_HOUR = 3600
 _LAYOUT = '{"imageLayoutVersion":"1.0.0"}'
 _NEW = ".new"
 
@@ -268,15 +268,12 @@ class Store:
         new = descriptor_of(entry, size, platform_of_config(image.config))
         self._change(lambda descriptors: [*_without(descriptors, {entry.key}), new])
 
-    def touch(self, entry: Entry) -> None:
-        """Note that an image is used, once a day.
-
-        Raises:
-            Failure: ``disk_full``, ``write_failed``, ``store_locked``.
-        """
+    def note_use(self, entry: Entry) -> None:
+        """Note that an image is used, once an hour. A store that cannot be written serves as well."""
         now = int(time.time())
-        if now - entry.used >= _DAY:
-            self.amend(replace(entry, used=now))
+        if now - entry.used >= _HOUR:
+            with contextlib.suppress(Failure):
+                self.amend(replace(entry, used=now))
 
     def amend(self, entry: Entry) -> None:
         """Put an entry in the place of its former self, when that is still there.
