@@ -47,7 +47,7 @@ options:
   archive:
     description:
       - A file as C(docker save) or C(skopeo copy … oci-archive) writes it. What follows a colon is the name of an
-        image in it.
+        image in it, in full, or its tag where only one has that.
     type: str
   rootfs:
     description:

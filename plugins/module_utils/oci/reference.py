@@ -105,7 +105,7 @@ class Platform(t.NamedTuple):
 # uname's words, and Go's.
 _MACHINES = {
     "x86_64": ("amd64", None),
-    "aarch64": ("arm64", "v8"),
+    "aarch64": ("arm64", None),
     "armv7l": ("arm", "v7"),
     "armv6l": ("arm", "v6"),
     "i686": ("386", None),
@@ -114,9 +114,17 @@ _MACHINES = {
     "s390x": ("s390x", None),
     "loongarch64": ("loong64", None),
 }
+# Variants that are meant, or go without saying (github.com/containerd/platforms, database.go).
+_NORMAL: dict[tuple[str, str | None], str | None] = {
+    ("arm64", "v8"): None,
+    ("amd64", "v1"): None,
+    ("arm", None): "v7",
+}
 # What a variant may be replaced by, best first (github.com/containerd/platforms, compare.go).
-_FALLBACKS: dict[tuple[str, str], list[str | None]] = {
-    ("arm64", "v8"): ["v8", None],
+_FALLBACKS: dict[tuple[str, str | None], list[str | None]] = {
+    ("arm64", None): [None, "v8"],
+    ("amd64", None): [None, "v1"],
+    **{("amd64", f"v{level}"): [*(f"v{below}" for below in range(level, 0, -1)), None] for level in (2, 3, 4)},
     ("arm", "v8"): ["v8", "v7", "v6", "v5", None],
     ("arm", "v7"): ["v7", "v6", "v5", None],
     ("arm", "v6"): ["v6", "v5", None],
@@ -136,7 +144,8 @@ def parse_platform(text: str) -> Platform:
         raise Failure(
             "invalid_option", f"{text!r} is no platform.", "Write it as linux/amd64 or linux/arm/v7.", platform=text
         )
-    return Platform(parts[0], parts[1], parts[2] if len(parts) == 3 else None)
+    variant = parts[2] if len(parts) == 3 else None
+    return Platform(parts[0], parts[1], _NORMAL.get((parts[1], variant), variant))
 
 
 def platform_of(machine: str) -> Platform:
@@ -158,13 +167,10 @@ def choose_platform(descriptors: t.Sequence[t.Mapping[str, t.Any]], wanted: Plat
     """The entry of an image index that serves a platform; None when there is none.
 
     The first of the best variant wins, as everywhere (image-spec, image-index.md: the order expresses preference).
-    Entries for other purposes, such as attestations with the platform ``unknown``, never match.
+    Entries for other purposes, such as attestations with the platform ``unknown``, never match. One that does not say
+    its platform may be for any: it serves when none says that it does.
     """
-    variants: list[str | None] = [wanted.variant]
-    if wanted.variant:
-        variants = _FALLBACKS.get((wanted.architecture, wanted.variant), variants)
-    elif wanted.architecture == "arm64":
-        variants = [None, "v8"]
+    variants = _FALLBACKS.get((wanted.architecture, wanted.variant), [wanted.variant])
     for variant in variants:
         for descriptor in descriptors:
             platform = descriptor.get("platform")
@@ -174,4 +180,4 @@ def choose_platform(descriptors: t.Sequence[t.Mapping[str, t.Any]], wanted: Plat
                 continue
             if (platform.get("variant") or None) == variant:
                 return descriptor
-    return None
+    return next((descriptor for descriptor in descriptors if descriptor.get("platform") is None), None)

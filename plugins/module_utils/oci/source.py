@@ -31,6 +31,8 @@ _INDEXES = (
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
 _MAX_DEPTH = 4
+# As containerd annotates it, and docker save since Docker 25.
+_FULL_NAME = "io.containerd.image.name"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -152,20 +154,36 @@ def choose_entry(entries: t.Sequence[Json], tag: str | None, path: str) -> Json:
     Raises:
         Failure: ``image_not_found``.
     """
-    annotations = [entry.get("annotations") for entry in entries]
-    names = [each.get(REF_NAME) if isinstance(each, dict) else None for each in annotations]
     if tag is None and len(entries) == 1:
         return entries[0]
-    for entry, name in zip(entries, names):
-        if name == (tag or "latest"):
-            return entry
+    wanted = tag or "latest"
+    found: dict[t.Any, Json] = {}
+    names = []
+    for entry in entries:
+        annotations = entry.get("annotations")
+        notes = annotations if isinstance(annotations, dict) else {}
+        # Docker notes the tag alone beside it.
+        full, name = notes.get(_FULL_NAME), notes.get(REF_NAME)
+        names.append(full or name)
+        if wanted == name or (isinstance(full, str) and _full(wanted) == _full(full)):
+            found.setdefault(full, entry)
+    if len(found) == 1:
+        return next(iter(found.values()))
     raise Failure(
         "image_not_found",
-        f"{path} has no image named {tag or 'latest'!r}.",
+        f"{path} has {'several images' if found else 'no image'} named {wanted!r}.",
         "Give one of its names after a colon.",
         path=path,
         names=[name for name in names if name],
     )
+
+
+def _full(name: str) -> str:
+    """A name as it is in full; what is none stays."""
+    try:
+        return str(parse_reference(name))
+    except Failure:
+        return name
 
 
 def choose_manifest(entry: Json, read: t.Callable[[str], Json], wanted: Platform) -> Json:
