@@ -28,9 +28,13 @@ class KilledError(BaseException):
 
 
 class Node:
-    """A node with the container 110, and the commands of Proxmox that act on it. kill: before or after one of them."""
+    """A node with the container 110, and the commands of Proxmox that act on it. kill: before or after one of them.
+
+    meanwhile: what another run does before the command by which the checkpoint is taken has ended.
+    """
 
     kind = "vzdump"
+    meanwhile: t.Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, path: Path, snapshots: bool) -> None:
         self.path = path
@@ -62,6 +66,7 @@ class Node:
         if log:
             log.write_text(out, encoding="utf-8")
             out = ""
+            self.meanwhile()
         if self.kill == ("after", argv[0]):
             raise KilledError
         return Completed(tuple(argv), 0, out, "")
@@ -155,6 +160,23 @@ def test_killed(node: Node, when: str, after: str) -> None:
     name = "one" if after == "take it" else "two"
     take(node.host, node.store, ["110"], name)
     assert (node.complete(), node.made()) == ({name: True}, 1)
+
+
+def test_two_runs_at_once(node: Node) -> None:
+    """What is pending is not taken for what a killed run has left, before Proxmox locks the container and after."""
+
+    def another() -> None:
+        for work in (
+            lambda: take(node.host, node.store, ["110"], "two"),
+            lambda: remove(node.host, node.store, ["110"], "one", check_mode=False),
+        ):
+            with pytest.raises(Failure) as failed:
+                work()
+            assert failed.value.code == "restore_running"
+
+    node.meanwhile = another
+    assert take(node.host, node.store, ["110"], "one")[0].changed
+    assert (node.complete(), node.made()) == ({"one": True}, 1)
 
 
 def test_what_somebody_else_took_meanwhile_stays(node: Node) -> None:

@@ -512,6 +512,19 @@ def test_what_another_run_decided_says_nothing(make: t.Callable[[], Lab], monkey
     assert ended == ["mail finished", "web finished"]
 
 
+@pytest.mark.parametrize("text", ["", "[]", "{", json.dumps({"phase": "begun"})])
+def test_a_journal_that_says_nothing(make: t.Callable[[], Lab], text: str) -> None:
+    """Nobody guesses how far it got."""
+    lab = make()
+    journal.write(lab.store, "web", {})
+    [path] = Path(lab.store.state, "journal").glob("*.json")
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(Failure) as failed:
+        lab.recover("web")
+    assert failed.value.code == "journal_damaged"
+    assert failed.value.details["path"] == str(path)
+
+
 def test_what_is_written_afterwards_stays(make: t.Callable[[], Lab], monkeypatch: pytest.MonkeyPatch) -> None:
     """A restore that was killed when the container ran again is not done once more."""
 
@@ -884,6 +897,15 @@ def test_the_files_of_another_checkpoint(make: t.Callable[[], Lab]) -> None:
     assert failed.value.code == "config_missing"
     assert lab.world.state() == before
     assert lab.restore("two")["changed"]
+
+
+def test_a_container_without_a_configuration(make: t.Callable[[], Lab]) -> None:
+    """Plain LXC may have none."""
+    lab = make()
+    Path(lab.host.config_path("web")).unlink(missing_ok=True)
+    snapshot_all(lab.host, lab.store, [lab.host.container("web")], "three")
+    lab.world.write("later")
+    assert lab.restore("three", config="restore")["changed"]
 
 
 def test_what_an_older_one_of_the_name_has_left(make: t.Callable[[], Lab]) -> None:

@@ -226,8 +226,9 @@ def files_of(checkpoint: Checkpoint, store: Store) -> dict[str, str]:
         Failure: ``config_missing``: what there is of that name, if anything, belongs to another checkpoint.
     """
     files = store.load(checkpoint.container, checkpoint.name)
-    config = files.get("config")
-    if config is None or (checkpoint.method == "zfs" and _digest(config) != checkpoint.part.config):
+    # An empty file is not kept: on plain LXC there may be no configuration.
+    config = files.setdefault("config", "")
+    if _digest(config) != checkpoint.part.config if checkpoint.method == "zfs" else not config:
         raise Failure(
             "config_missing",
             f"The configuration that belongs to the checkpoint {checkpoint.name} of {checkpoint.container} is not on "
@@ -406,9 +407,13 @@ def take(
     outcomes = {c.id: _plan(host, c, datasets, sets[c.id], wanted, memory) for c in containers}
     due = [container for container in containers if outcomes[container.id].changed]
     if due and not check_mode:
-        for checkpoint in (c for container in due for c in unfinished(sets[container.id]) if c.method != "zfs"):
-            _remove_by_proxmox(host, store, checkpoint)
-        _take(host, store, due, outcomes, wanted, memory, lock_timeout)
+        left = [c for container in due for c in unfinished(sets[container.id]) if c.method != "zfs"]
+        by_proxmox = [key for key, outcome in outcomes.items() if outcome.changed and outcome.method != "zfs"]
+        # What is pending may be of a run that lives. A dead one holds nothing.
+        with journal.working(store, {*by_proxmox, *(checkpoint.container for checkpoint in left)}):
+            for checkpoint in left:
+                _remove_by_proxmox(host, store, checkpoint)
+            _take(host, store, due, outcomes, wanted, memory, lock_timeout)
     for container in due if check_mode else ():
         outcomes[container.id].expected = {
             **dict.fromkeys(c.name for c in unfinished(sets[container.id])),
@@ -761,8 +766,9 @@ def _remove(
         # A restore that began since has planned with what is there.
         journal.require_none(store, containers)
         destroy(host.zfs, store, on_zfs, datasets)
-    for checkpoint in doomed:
-        if checkpoint.method != "zfs":
+    others = [checkpoint for checkpoint in doomed if checkpoint.method != "zfs"]
+    with journal.working(store, {checkpoint.container for checkpoint in others}):
+        for checkpoint in others:
             # Proxmox takes the lock itself.
             _remove_by_proxmox(host, store, checkpoint)
 

@@ -26,9 +26,28 @@ def write(store: Store, container: str, entry: t.Mapping[str, t.Any]) -> None:
 
 
 def read(store: Store, container: str) -> dict[str, t.Any] | None:
-    """The entry of a container; None when nothing is under way or was left."""
-    text = read_text(_path(store, container, "json"))
-    return None if text is None else dict(json.loads(text))
+    """The entry of a container; None when nothing is under way or was left.
+
+    Raises:
+        Failure: ``journal_damaged``.
+    """
+    path = _path(store, container, "json")
+    text = read_text(path)
+    if text is None:
+        return None
+    try:
+        entry = dict(json.loads(text))
+    except (TypeError, ValueError):
+        entry = {}
+    if not {"work", "run", "group", "phase"} <= entry.keys():
+        raise Failure(
+            "journal_damaged",
+            f"{path}, which says how far a restore of container {container} got, cannot be understood.",
+            "See in which state its volumes are, and remove the file.",
+            container=container,
+            path=path,
+        )
+    return entry
 
 
 def require_none(store: Store, containers: t.Iterable[str]) -> None:
@@ -84,7 +103,7 @@ def working(store: Store, containers: t.Iterable[str]) -> t.Iterator[None]:
             except BlockingIOError:
                 raise Failure(
                     "restore_running",
-                    f"Another process restores or makes container {container} at this moment.",
+                    f"Another process restores, makes or backs up container {container} at this moment.",
                     "Run again when it has ended.",
                     container=container,
                 ) from None
