@@ -467,6 +467,20 @@ def test_a_moved_tag_is_reported(lxc: Lxc, hub: Hub) -> None:
     assert "recreate: true" in run.result["warnings"][0]
 
 
+def test_a_wrong_image_leaves_the_old_container_alone(lxc: Lxc, hub: Hub) -> None:
+    """The holder of the volumes is made of it first, and looked at, also when an earlier run has left it."""
+    hub.push(NGINX, nginx())
+    old = lxc.apply(**new()).container["vmid"]
+    hub.push(NGINX, nginx("b", User="ghost"))
+    for _attempt in range(2):
+        run = lxc(**new(image={"pull": "newer"}, recreate=True))
+        assert run.code == "user_unknown"
+        assert lxc.ct(old).status == "running"
+    hub.push(NGINX, nginx("c"))
+    lxc.converge(**new(image={"pull": "newer"}, recreate=True))
+    assert len(lxc.cluster.cluster.cts) == 1
+
+
 def test_another_reference_is_reported(lxc: Lxc, hub: Hub) -> None:
     old = hub.push(NGINX, nginx())
     lxc.apply(**new())

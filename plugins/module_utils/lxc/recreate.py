@@ -434,25 +434,27 @@ def _clear(
 ) -> None:
     """Empty the old container, and remove it."""
     mark = mark_of(actual.config.get("description")) or _UNKNOWN
+    text = (
+        f"Holds the volumes of container {work.vmid} ({actual.hostname}) while that is made anew. "
+        f"Do not remove it: run the task again, which goes on.\n\n{journal}"
+    )
+    config = {
+        "hostname": holder_name(work.vmid, actual.hostname),
+        "rootfs": root,
+        "unprivileged": properties.read("unprivileged", actual.config.get("unprivileged")) is True,
+        "description": _fitting(text),
+    }
+    params = {key: properties.encode(key, normal) for key, normal in config.items()}
     if holder is None:
-        text = (
-            f"Holds the volumes of container {work.vmid} ({actual.hostname}) while that is made anew. "
-            f"Do not remove it: run the task again, which goes on.\n\n{journal}"
-        )
-        config = {
-            "hostname": holder_name(work.vmid, actual.hostname),
-            "rootfs": root,
-            "unprivileged": properties.read("unprivileged", actual.config.get("unprivileged")) is True,
-            "description": _fitting(text),
-        }
         made = Declared(template=image.volume, pool=work.pool, node=work.node)
-        params = {key: properties.encode(key, normal) for key, normal in config.items()}
-        params["ostemplate"] = image.volume
-        if work.pool:
-            params["pool"] = work.pool
-        step = Step("reserved", "POST", f"nodes/{work.node}/lxc", params)
+        request = {**params, "ostemplate": image.volume, **({"pool": work.pool} if work.pool else {})}
+        step = Step("reserved", "POST", f"nodes/{work.node}/lxc", request)
         step.needs = creation_needs(made, config)
         work.add(step)
+    if holder is None or not volumes_of(holder.config):
+        # It shows what Proxmox makes of the image while the old container still runs. It may be protected already.
+        for check in check_steps(image, work.holder_base, {**params, "protection": 1}):
+            work.add(check)
     if mark.holder != work.holder:
         text = with_mark(str(actual.config.get("description") or ""), replace(mark, holder=work.holder))
         step = Step("marked", "PUT", f"{work.base}/config", {"description": text}, digest=True)
