@@ -488,8 +488,9 @@ address_timeout:
   default: 60
 shutdown_timeout:
   description:
-    - Seconds that the container has to shut down. One that is restarted, moved or made anew is stopped hard then; one
-      that is to be V(stopped) goes on running, and the task fails. Proxmox waits for a minute by default.
+    - Seconds that the container has to shut down. One that is restarted or made anew, or whose volumes move, is stopped
+      hard then. One that is to be V(stopped) or that migrates goes on running, and the task fails.
+    - By default Proxmox waits for a minute, for a migration for three.
   type: int
 timeout:
   description:

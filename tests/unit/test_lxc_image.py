@@ -240,6 +240,14 @@ def test_losses_by_method() -> None:
     assert keys["template", False] == ["User", "Healthcheck", "networks", "lxc.signal.halt"]
 
 
+def test_an_image_without_a_command_keeps_its_own_init() -> None:
+    """Nothing runs it with these variables in this directory, and the whole system sets its own addresses."""
+    made = artefact("template", False, Env=["A=1"], WorkingDir="/srv")
+    keys = [loss["key"] for loss in image.losses(image.mapped(spec(), made.found), made)]
+    assert {"Env", "WorkingDir"} & set(keys) or "lxc.init.cwd" in keys
+    assert "networks" not in keys
+
+
 @pytest.mark.parametrize("able", [True, False])
 @pytest.mark.parametrize("command", ["sh", "/sbin/init"])
 def test_the_advice_of_a_loss_can_be_followed(able: bool, command: str) -> None:

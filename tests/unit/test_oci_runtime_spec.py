@@ -306,6 +306,8 @@ def test_what_is_no_text(key: str) -> None:
         {"process": {"cwd": "srv"}},
         {"process": {"user": "x"}},
         {"process": {"args": "sh"}},
+        {"process": {"args": []}},
+        {"process": {"args": None}},
         {"linux": "x"},
         {"linux": {"namespaces": "abc"}},
         {"linux": {"namespaces": [1]}},

@@ -973,6 +973,7 @@ def test_privileges_of_a_creation() -> None:
     )
     assert privileges(make_plan(declared, None).steps) == {
         ("/vms/101", "VM.Allocate"),
+        ("/pool/p1", "Pool.Audit"),
         ("/", "Sys.Modify"),
         ("/storage/local", "Datastore.AllocateSpace|Datastore.Audit|Datastore.Allocate"),
         ("/storage/local-zfs", "Datastore.AllocateSpace"),

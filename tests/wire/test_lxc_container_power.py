@@ -148,8 +148,8 @@ def test_a_running_container_migrates_by_a_restart(lxc: Lxc) -> None:
     blocked = lxc.converge(**given)
     assert blocked.blocked == [("node", "pve1", "pve3", "restart")]
     assert "restart: if_needed" in blocked.result["warnings"][0]
-    run = lxc.converge(**given, restart="if_needed")
-    assert run.writes == [("POST", f"{base()}/migrate", {"target": "pve3", "restart": "1"})]
+    run = lxc.converge(**given, restart="if_needed", shutdown_timeout=300)
+    assert run.writes == [("POST", f"{base()}/migrate", {"target": "pve3", "restart": "1", "timeout": "300"})]
     assert (lxc.ct().node, lxc.ct().status) == ("pve3", "running")
     assert run.result["restart_required"] is False
 

@@ -811,6 +811,13 @@ def test_what_is_always_there_is_not_removed(pve: Pve, kind: str, declared: dict
     assert run.asked == []
 
 
+def test_what_is_always_there_is_no_stray(pve: Pve) -> None:
+    """An owner who declares it no more leaves it as it is."""
+    pve.converge("realm", {"realm": "pam", "type": "pam", "comment": "Staff"}, owner="site")
+    run = pve.converge("realm", owner="site", exclusive=True, objects=[])
+    assert run.writes == []
+
+
 def test_nothing_is_declared_twice(pve: Pve) -> None:
     run = pve.refused(
         "invalid_field", "firewall_alias", *({"name": name, "cidr": "10.0.0.1"} for name in ("DNS", "dns"))

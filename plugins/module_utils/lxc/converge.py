@@ -16,6 +16,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Act
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.privileges import (
     CONFIG_PRIVILEGES,
     key_needs,
+    pool_need,
     space_need,
     vm_paths,
 )
@@ -421,8 +422,7 @@ def _plan_pool(plan: Plan, declared: Declared, actual: Actual) -> None:
         Need((f"/pool/{pool}",), ("Pool.Allocate",), f"change the members of {pool}")
         for pool in filter(None, (declared.pool, actual.pool))
     ]
-    # Who may not see the pool sees the container in none, in every run (resources of PVE/API2/Cluster.pm).
-    step.needs.append(Need((f"/pool/{declared.pool}",), ("Pool.Audit",), "see that the container is in the pool"))
+    step.needs.append(pool_need(declared.pool))
     # check_perm_modify of PVE/RPCEnvironment.pm
     paths = vm_paths(actual.vmid, actual.pool)
     step.needs.append(Need(paths, ("VM.Allocate", "Permissions.Modify"), "move the container into a pool"))
@@ -459,6 +459,8 @@ def _plan_power(
     if migration:
         if runs:
             migration.params["restart"] = True
+            if declared.shutdown_timeout is not None:
+                migration.params["timeout"] = declared.shutdown_timeout
         plan.steps.append(migration)
         target = str(migration.params["target"])
     base = f"nodes/{target}/lxc/{actual.vmid}"

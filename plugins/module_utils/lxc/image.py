@@ -345,7 +345,7 @@ def losses(result: Mapped, image: Artefact) -> list[dict[str, t.Any]]:
     lines = list(result.raw)
     process = image.found.process
     words = [*(process.get("Entrypoint") or ()), *(process.get("Cmd") or ())]
-    if not image.able and words[:1] != [INIT]:
+    if not image.able and words[:1] not in ([], [INIT]):
         # The init of the template does it (oci/init_script.py), whatever the characters.
         lines = [line for line in lines if line[0] != "lxc.init.cwd"]
         found = [loss for loss in found if loss["key"] not in (COMMAND, "Env", "WorkingDir")]

@@ -30,6 +30,11 @@ def space_need(storage: str) -> Need:
     return Need((f"/storage/{storage}",), ("Datastore.AllocateSpace",), f"allocate a volume on {storage}")
 
 
+def pool_need(pool: str) -> Need:
+    """Who may not see the pool sees the container in none, in every run (``resources`` of PVE/API2/Cluster.pm)."""
+    return Need((f"/pool/{pool}",), ("Pool.Audit",), "see that the container is in the pool")
+
+
 def creation_needs(declared: Declared, config: t.Mapping[str, t.Any]) -> list[Need]:
     """The privileges to create a container from a template (``create_vm`` of PVE/API2/LXC.pm).
 
@@ -37,6 +42,8 @@ def creation_needs(declared: Declared, config: t.Mapping[str, t.Any]) -> list[Ne
     """
     paths = vm_paths(declared.vmid, declared.pool)
     needs = [Need(paths, ("VM.Allocate",), "create the container")]
+    if declared.pool:
+        needs.append(pool_need(declared.pool))
     if config.get("unprivileged") is False:
         needs.append(Need(("/",), ("Sys.Modify",), "create a privileged container"))
     if declared.template and not declared.template.startswith("/"):

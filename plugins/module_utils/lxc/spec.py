@@ -52,7 +52,6 @@ SCALAR_TYPES: dict[str, str] = {
 # Options that list the numbered keys of one family.
 FAMILIES = {"networks": "net", "mounts": "mp", "devices": "dev"}
 NEVER_UNSET = ("memory", "rootfs", "ostype", "arch", "unprivileged", "hostname", "lock", "template")
-OPTION_OF_KEY = {"net": "networks", "mp": "mounts", "dev": "devices"}
 
 _STORAGE = r"[a-zA-Z][a-zA-Z0-9\-_.]*[a-zA-Z0-9]"
 _SUB_TYPES = {"bool": "bool", "int": "int", "number": "float", "list": "list"}

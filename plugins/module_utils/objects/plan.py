@@ -224,7 +224,11 @@ class _Planner:
             it
             for place in self.wish.places
             for it in self.state.listed.get(place, [])
-            if it.there and is_marked(self.wish.mark, it.values.get(comment)) and (place, it.identity) not in wanted
+            if it.there
+            and is_marked(self.wish.mark, it.values.get(comment))
+            and (place, it.identity) not in wanted
+            # Proxmox makes it again by itself.
+            and "!".join(it.identity) not in self.kind.always
         ]
 
     def _make(self, declared: Declared) -> None:

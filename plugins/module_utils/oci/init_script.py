@@ -16,6 +16,7 @@ from ..api.errors import Failure
 from .layout import Json
 from .mapped import section, strings, text
 from .rootfs import Rootfs
+from .runtime_spec import is_variable
 
 INIT = "/sbin/init"
 _SHELL = "/bin/sh"
@@ -39,7 +40,7 @@ def command_of(spec: Json) -> Command:
     process = section(spec.get("process"), "process")
     return Command(
         strings(process.get("args"), "process.args"),
-        [entry for entry in strings(process.get("env"), "process.env") if entry.find("=") > 0],
+        [entry for entry in strings(process.get("env"), "process.env") if is_variable(entry)],
         text(process.get("cwd") or "/", "process.cwd"),
     )
 

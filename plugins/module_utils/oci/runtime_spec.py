@@ -660,7 +660,8 @@ def checked_seccomp(profile: t.Any) -> Json:
 def _checked(spec: Json) -> Json:
     """A specification of which others have merged a part in."""
     process = mapped.section(spec.get("process"), "process")
-    mapped.strings(process.get("args"), "process.args")
+    if not any(mapped.strings(process.get("args"), "process.args")[:1]):
+        raise mapped.wrong("process.args", "a list of strings that begins with a program")
     mapped.section(process.get("user"), "process.user")
     if not mapped.text(process.get("cwd"), "process.cwd").startswith("/"):
         raise mapped.wrong("process.cwd", "an absolute path")
