@@ -244,7 +244,7 @@ time.sleep(600)
 def test_a_machine_for_a_developer() -> None:
     """One that outlives the command that has started it, until it is told to end."""
     if developers_machine().exists():
-        pytest.skip("a developer uses it")
+        pytest.skip("the machine of this checkout is in use, and this test would end it")
 
     def lab(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([str(ROOT / "dev/lab"), *words], capture_output=True, text=True, timeout=250, check=False)
