@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import typing as t
 
@@ -26,7 +27,7 @@ from ansible_collections.lxcri.proxmox.tests.wire.support import (
 )
 from fakepve.model import TaskError
 
-TASKS = "GET /nodes/pve1/tasks"
+TASKS = [f"GET /nodes/{node}/tasks" for node in NODES]
 NETWORKS = [f"GET /nodes/{node}/network" for node in NODES]
 HERE = "<!-- lxcri.proxmox home=pve1 vmid={} was={} -->"
 # What is noted of the first container, and of the second one.
@@ -96,11 +97,12 @@ def test_a_running_container_goes_by_a_restart(drain: Drain) -> None:
     drain.add(status="running")
     run = drain.converge(shutdown_timeout=60)
     config, move = f"PUT {base()}/config", f"POST {base()}/migrate"
-    assert sorted(run.asked[1:4]) == LISTS
     assert run.asked[:1] == [RESOURCES]
-    assert run.asked[4:6] == [TASKS, f"GET {base()}/config"]
-    assert sorted(run.asked[6:9]) == NETWORKS
-    assert run.asked[9:] == [PERMISSIONS, config, move, polls(), RESOURCES]
+    assert sorted(run.asked[1:4]) == TASKS
+    assert sorted(run.asked[4:7]) == LISTS
+    assert run.asked[7] == f"GET {base()}/config"
+    assert sorted(run.asked[8:11]) == NETWORKS
+    assert run.asked[11:] == [PERMISSIONS, config, move, polls(), RESOURCES]
     assert run.writes == [
         ("PUT", f"{base()}/config", {"description": RAN, "digest": ANY}),
         ("POST", f"{base()}/migrate", {"target": "pve2", "restart": "1", "timeout": "60"}),
@@ -139,7 +141,7 @@ def test_a_node_that_is_empty_costs_few_requests(drain: Drain) -> None:
     drain.add(201, node="pve2", status="running")
     drain.add(202, node="pve3")
     run = drain.unchanged()
-    assert sorted(run.asked) == sorted([RESOURCES, *LISTS, TASKS, f"GET {base(202, 'pve3')}/config"])
+    assert sorted(run.asked) == sorted([RESOURCES, *TASKS, *LISTS, f"GET {base(202, 'pve3')}/config"])
 
 
 def test_they_come_back_as_they_were_and_no_others(drain: Drain) -> None:
@@ -475,6 +477,38 @@ def test_a_migration_that_is_under_way_is_waited_for(drain: Drain) -> None:
     assert (set(plans(run)), run.writes) == ({"web-2"}, [])
     assert drain.where()[201] == ("pve3", "running")
     assert set(plans(drain.converge())) == {"web-2"}
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "state", "ends"), [("pve1", "pve2", "returned", "pve1"), ("pve2", "pve1", "drained", "pve2")]
+)
+def test_a_migration_the_other_way_is_waited_for(
+    drain: Drain, source: str, target: str, state: str, ends: str
+) -> None:
+    """What was killed was the contrary of what is asked for now."""
+    drain.add(201, node=source, status="running", config={"description": RAN}).shutdown_secs = 20
+    simulated = drain.cluster.cluster
+    drain.cluster.call(lambda _cluster: simulated._lxc_migrate("root@pam", _migration(target, node=source)))
+    drain(state=state)
+    drain.cluster.call(_end_of_tasks)
+    assert (drain.where(), drain.marks()) == ({201: (ends, "running")}, {201: RAN} if state == "drained" else {})
+
+
+@pytest.mark.parametrize("request_of", ["/cluster/resources", "/nodes/pve1/lxc", "/nodes/pve2/lxc", "/nodes/pve2/tasks"])
+def test_a_migration_that_ends_while_it_is_looked_for(drain: Drain, request_of: str) -> None:
+    """Whatever was read before it ended does not count."""
+    drain.add(201, node="pve2", status="running", config={"description": RAN})
+    simulated = drain.cluster.cluster
+    drain.cluster.call(lambda _cluster: simulated._lxc_migrate("root@pam", _migration("pve1", node="pve2")))
+
+    on_request(drain.cluster, "GET", request_of, _end_of_tasks)
+    drain(state="returned")
+    assert (drain.where(), drain.marks()) == ({201: ("pve1", "running")}, {})
+
+
+async def _end_of_tasks(cluster: Cluster, _request: t.Any = None) -> None:
+    while any(task["status"] == "running" for task in cluster.tasks.values()):
+        await asyncio.sleep(0.01)
 
 
 def _migration(target: str, vmid: int = 201, node: str = "pve1") -> dict[str, t.Any]:

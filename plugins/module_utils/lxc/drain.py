@@ -409,7 +409,8 @@ class Drain:
         """What is there, when nothing is on its way any more.
 
         An interrupted run leaves migrations that go on. Before Proxmox locks a container it shuts it down, so that only
-        the list of tasks tells of them.
+        the list of tasks tells of them. Where the containers are is read after that list: a migration that is in it no
+        more has ended before.
         """
         deadline = time.monotonic() + wish.timeout
         pause = FIRST_POLL
@@ -421,10 +422,10 @@ class Drain:
                 raise Failure("node_unknown", f"There is no node {wish.node}.", f"There are: {known}.", node=wish.node)
             if not node.online:
                 raise self._offline(wish, reading)
-            self._refresh(reading)
-            upids = self._under_way(wish, reading)
+            upids = self._under_way(reading)
             moving = [vmid for vmid, state in reading.ha.items() if state in HA_MOVING]
             if not upids and not moving:
+                self._refresh(reading)
                 return reading
             in_parallel(lambda upid: self._await_end(upid, wish.timeout), upids)
             if moving and not upids:
@@ -454,20 +455,19 @@ class Drain:
         return Reading(landscape_of(resources), entries, ha, machines)
 
     def _refresh(self, reading: Reading) -> None:
-        """Read the states where they are current; the cluster's list is some seconds behind."""
+        """Read states and places where they are current; the states in the cluster's list are some seconds behind."""
         nodes = _online(reading)
         for node, listed in zip(nodes, in_parallel(lambda node: self._client.get(f"nodes/{node}/lxc") or [], nodes)):
             for raw in listed:
                 entry = reading.entries.get(int(raw["vmid"]))
-                if entry is not None and entry.node == node:
+                if entry is not None:
+                    entry.node = node
                     update(entry, raw)
 
-    def _under_way(self, wish: Wish, reading: Reading) -> list[str]:
+    def _under_way(self, reading: Reading) -> list[str]:
         """The migrations that run, of containers that the user or token may see."""
-        sources = {entry.node for entry in reading.entries.values() if entry.lock == "migrate"}
-        nodes = set(_online(reading)) - {wish.node} if wish.back else {wish.node}
-        asked = sorted((nodes | sources) & set(_online(reading)))
-        lists = in_parallel(lambda node: self._client.get(f"nodes/{node}/tasks", source="active", limit=500), asked)
+        nodes = _online(reading)
+        lists = in_parallel(lambda node: self._client.get(f"nodes/{node}/tasks", source="active", limit=500), nodes)
         known = {str(vmid) for vmid in reading.entries}
         return [
             str(task["upid"])
