@@ -74,12 +74,14 @@ class World:
         self.up = {"web"}
         self.numbers = itertools.count(1)
         self.calls = 0
+        self.commands: list[list[str]] = []
         self.kill_at = self.fail_at = -1
         # What was written is in a transaction group that is still open, so nothing tells of it.
         self.open_group = False
 
     def __call__(self, argv: t.Sequence[str], stdin: str | None = None, timeout: float | None = None) -> Completed:
         self.calls += 1
+        self.commands.append(list(argv))
         if self.calls == self.kill_at:
             raise KilledError
         try:
@@ -650,10 +652,98 @@ def test_what_came_while_it_was_restored(make: t.Callable[[], Lab], monkeypatch:
     assert failed.value.code == "would_lose_data"
     with pytest.raises(Failure) as failed:
         lab.recover()
-    assert failed.value.details["lose"] == [f"{ROOT}@theirs", f"{ROOT}@two"]
+    assert failed.value.details["lose"] == sorted([f"{ROOT}@theirs", *LOSE])
     assert recover(lab.host, lab.store, ["web"], check_mode=False, lose=failed.value.details["lose"])
     assert lab.world.data() == ["one"] * 2
     lab.settled()
+
+
+def test_what_came_before_it_began(make: t.Callable[[], Lab], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A snapshot that was taken while it waited for the lock: the container is not even stopped."""
+    lab = make()
+    plans = module._plans
+
+    def meanwhile(*args: t.Any) -> list[module.Plan]:
+        found = plans(*args)
+        lab.world.zfs_snapshot([f"{ROOT}@theirs"])
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_plans", meanwhile)
+        with pytest.raises(Failure) as failed:
+            lab.restore("one", safety=False, lose=LOSE)
+    assert failed.value.details["lose"] == sorted([f"{ROOT}@theirs", *LOSE])
+    assert lab.world.data() == ["three"] * 2
+    assert ["lxc-stop", "-k", "-n", "web"] not in lab.world.commands
+    lab.settled()
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+@pytest.mark.parametrize("place", ["restore:stopped", f"restore:rolled back:{ROOT}"])
+def test_what_came_after_it_was_killed(
+    make: t.Callable[[], Lab], monkeypatch: pytest.MonkeyPatch, place: str, restarted: bool
+) -> None:
+    """All of it is named before anything is touched: snapshots, and what a container that was started has written."""
+    lab = make()
+
+    def reached(step: str) -> None:
+        if step == place:
+            raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "reached", reached)
+        with pytest.raises(KilledError):
+            lab.restore("one", safety=False, lose=LOSE)
+    for name in VOLUMES:
+        lab.world.zfs_snapshot([f"{name}@theirs"])
+    if restarted:
+        lab.world.up.add("web")
+    begun = [f"{ROOT}@two"] if place == "restore:stopped" else []
+    lose = sorted([*(f"{name}@theirs" for name in VOLUMES), *begun, f"{DATA}@two", *(VOLUMES if restarted else ())])
+    before = lab.world.state()
+    for check_mode in (True, False):
+        for agreed in ([], [name for name in lose if name != (ROOT if restarted else f"{ROOT}@theirs")]):
+            with pytest.raises(Failure) as failed:
+                recover(lab.host, lab.store, ["web"], check_mode, agreed)
+            assert (failed.value.code, failed.value.details["lose"]) == ("would_lose_data", lose)
+            assert lab.world.state() == before
+    lab.world.snap(f"{ROOT}@theirs").holds.add("audit")
+    with pytest.raises(Failure) as failed:
+        recover(lab.host, lab.store, ["web"], False, lose)
+    assert (failed.value.code, failed.value.details["dataset"]) == ("held", ROOT)
+    lab.world.snap(f"{ROOT}@theirs").holds.clear()
+    assert lab.world.state() == before
+    recover(lab.host, lab.store, ["web"], False, lose)
+    assert lab.world.data() == ["one"] * 2
+    lab.settled()
+
+
+@pytest.mark.parametrize("gone", ["snapshot", "volume", "another"])
+def test_a_checkpoint_that_went_after_it_was_killed(
+    make: t.Callable[[], Lab], monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    """One of the same name is another one."""
+    lab = make()
+
+    def reached(step: str) -> None:
+        if step == "restore:stopped":
+            raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "reached", reached)
+        with pytest.raises(KilledError):
+            lab.restore("two", safety=False)
+    if gone == "volume":
+        del lab.world.volumes[DATA]
+    else:
+        lab.world.zfs_destroy([f"{DATA}@two"])
+    if gone == "another":
+        lab.world.zfs_snapshot([f"{DATA}@two"])
+    before = lab.world.state()
+    with pytest.raises(Failure) as failed:
+        lab.recover()
+    assert (failed.value.code, failed.value.details["dataset"]) == ("volume_missing", DATA)
+    assert lab.world.state() == before
 
 
 def test_what_would_be_lost(make: t.Callable[[], Lab]) -> None:

@@ -23,7 +23,7 @@ def recover(
     rolled back in place, which cannot be undone.
 
     Raises:
-        Failure: ``restore_running``, or what stands against it.
+        Failure: ``restore_running``, or what stands against it. Of what would lose something, nothing is touched.
     """
     left = [entry for container_id in ids for entry in [journal.read(store, container_id)] if entry is not None]
     group = sorted({container_id for entry in left for container_id in entry["group"]})
@@ -31,10 +31,12 @@ def recover(
     with journal.working(store, group):
         # What one of them has left in another run has a group of its own.
         entries = {key: entry for key, entry in journal.together(store, group).items() if entry["run"] in runs}
+        for entry in entries.values():
+            if entry["phase"] == "in place":
+                entry["lost"] = sorted({*entry["lost"], *lose})
+        restore.require_finishable(host, entries)
         if not check_mode:
             for container_id, entry in entries.items():
-                if entry["phase"] == "in place":
-                    entry["lost"] = sorted({*entry["lost"], *lose})
                 journal.write(store, container_id, entry)
             restore.each(lambda container_id: _end(host, store, container_id, entries[container_id]), list(entries))
     return [_result(container_id, entries) for container_id in ids if container_id in entries]

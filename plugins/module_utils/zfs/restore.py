@@ -292,7 +292,7 @@ def _plan(
             newer = dataset.newer_than(snapshot)
             _require_no_proxmox_snapshot(newer, container)
             if mode == "rollback":
-                _require_losable(dataset, newer, container)
+                _require_losable(dataset, newer, container.id)
                 plan.lost += newer
         elif not safety:
             raise Failure(
@@ -428,7 +428,7 @@ def _replications(leaving: t.Iterable[str]) -> list[str]:
     ]
 
 
-def _require_losable(dataset: Dataset, newer: t.Sequence[str], container: Container) -> None:
+def _require_losable(dataset: Dataset, newer: t.Sequence[str], container_id: str) -> None:
     for snapshot in dataset.snapshots:
         if snapshot.name in newer and (snapshot.clones or snapshot.holds):
             what = f"has clones: {', '.join(snapshot.clones)}" if snapshot.clones else "is held"
@@ -437,7 +437,7 @@ def _require_losable(dataset: Dataset, newer: t.Sequence[str], container: Contai
                 f"{snapshot.name}, which is newer than the checkpoint, {what}.",
                 "Restore with mode: clone, which keeps it, or remove what needs it.",
                 dataset=dataset.name,
-                container=container.id,
+                container=container_id,
                 snapshot=snapshot.name,
             )
 
@@ -503,6 +503,8 @@ def _again(host: Host, plan: Plan) -> None:
             "Choose another one.",
             container=container.id,
         )
+    if plan.puts and not plan.safety:
+        _require_agreed(container.id, _newer(container.id, plan.puts, there), plan.lost)
 
 
 def each(work: t.Callable[[str], None], ids: t.Sequence[str], quiet: bool = False) -> None:
@@ -594,10 +596,11 @@ def finish(host: Host, store: Store, container_id: str) -> None:
         return
     puts = [Put(**put) for put in entry["volumes"]]
     if entry["phase"] == "in place":
+        require_finishable(host, {container_id: entry})
         if host.container(container_id).running:
             host.stop(container_id)
         for put in puts:
-            _roll_back(host, put, entry["lost"])
+            _roll_back(host, container_id, put, entry["lost"])
             reached(f"restore:rolled back:{put.dataset}")
         _mount_again(host, puts)
     elif entry["phase"] == "swapped":
@@ -638,24 +641,71 @@ def _start_again(host: Host, container_id: str, entry: t.Mapping[str, t.Any]) ->
         raise
 
 
-def _roll_back(host: Host, put: Put, lost: t.Sequence[str]) -> None:
+def _roll_back(host: Host, container_id: str, put: Put, lost: t.Sequence[str]) -> None:
     """Roll back in place."""
-    dataset = host.zfs.read([put.dataset])[put.dataset]
-    snapshot = dataset.snapshot(put.source.split("@")[1])
-    if snapshot is None:
-        raise Failure("volume_missing", f"{put.source} is not there any more.", dataset=put.dataset)
-    newer = dataset.newer_than(snapshot)
-    if set(newer) - set(lost):
-        raise Failure(
-            "would_lose_data",
-            f"Meanwhile there is {', '.join(sorted(set(newer) - set(lost)))}.",
-            "Remove it, or run again with it in lose:.",
-            lose=sorted(newer),
-            dataset=put.dataset,
-        )
+    there = host.zfs.read([put.dataset])
+    newer = _newer(container_id, [put], there)
+    # The last look: what came since all were looked at is not to go by -r.
+    _require_agreed(container_id, newer, lost)
     host.zfs.do("rollback", *(["-r"] if newer else []), put.source, message=f"{put.dataset} cannot be rolled back")
     if put.kind == "filesystem":
         host.zfs.do("set", f"refquota={put.refquota or 'none'}", put.dataset)
+
+
+def require_finishable(host: Host, entries: t.Mapping[str, dict[str, t.Any]]) -> None:
+    """See that finishing restores, given by their entries of the journal, loses only what was agreed to.
+
+    That concerns those in place. A container that runs was started by somebody since, and what it has written would go
+    as well: for that stand the names of its volumes.
+
+    Raises:
+        Failure: ``would_lose_data``, ``held``, ``has_clones``, ``volume_missing``.
+    """
+    for container_id, entry in entries.items():
+        if entry["phase"] == "in place":
+            puts = [Put(**put) for put in entry["volumes"]]
+            going = _newer(container_id, puts, host.zfs.read([put.dataset for put in puts]))
+            if host.container(container_id).running:
+                going += [put.dataset for put in puts]
+            _require_agreed(container_id, going, entry["lost"])
+
+
+def _newer(container_id: str, puts: t.Sequence[Put], there: t.Mapping[str, Dataset]) -> list[str]:
+    """The snapshots and bookmarks that a rollback in place destroys.
+
+    Raises:
+        Failure: ``volume_missing``, ``held``, ``has_clones``.
+    """
+    newer: list[str] = []
+    for put in puts:
+        dataset = there.get(put.dataset)
+        snapshot = dataset.snapshot(put.source.split("@")[1]) if dataset else None
+        if dataset is None or snapshot is None or snapshot.guid != put.guid:
+            raise Failure(
+                "volume_missing",
+                f"{put.source}, to which container {container_id} is to be rolled back, is not there any more.",
+                "A replica may have it.",
+                container=container_id,
+                dataset=put.dataset,
+            )
+        here = dataset.newer_than(snapshot)
+        _require_losable(dataset, here, container_id)
+        newer += here
+    return newer
+
+
+def _require_agreed(container_id: str, going: t.Sequence[str], lose: t.Collection[str]) -> None:
+    refused = sorted(set(going) - set(lose))
+    if refused:
+        raise Failure(
+            "would_lose_data",
+            f"To roll container {container_id} back would lose what there is meanwhile: {', '.join(refused)}.",
+            "Run again with lose: and the list in details.lose, or when the snapshots are gone. A volume in it stands "
+            "for what the container has written, which was started again; who stops it agrees to that.",
+            lose=sorted(going),
+            container=container_id,
+            dataset=re.split("[@#]", refused[0])[0],
+        )
 
 
 def _mount_again(host: Host, puts: t.Sequence[Put]) -> None:
