@@ -184,9 +184,7 @@ def test_a_stream_that_was_cut_is_resumed(machine: Machine, over_ssh: bool) -> N
             assert planned[key] == done[key] == value
         assert guids(machine, REPLICA) == guids(machine, COUNTER)
         assert holds(machine, COUNTER) == holds(machine, REPLICA) == [name]
-        properties = "lxcri:checkpoint,lxcri:complete,lxcri:members"
-        marks = [machine.run(f"zfs list -H -o {properties} {each}@{name}").stdout for each in (COUNTER, REPLICA)]
-        assert marks[0] == marks[1]
+        assert marks(machine, REPLICA) == marks(machine, COUNTER)
         columns = "readonly,canmount,mountpoint,lxcri:source"
         assert machine.run(f"zfs list -H -o {columns} {REPLICA}").stdout.split() == ["on", "noauto", "none", COUNTER]
         assert replica(machine, "103", **options)["changed"] is False
@@ -202,6 +200,41 @@ def await_token(machine: Machine) -> None:
     """Wait until the receiver has noticed that nobody sends any more."""
     machine.run("for i in $(seq 100); do pgrep -x zfs >/dev/null || break; sleep 0.2; done; ! pgrep -x zfs")
     assert machine.run(f"zfs get -H -o value receive_resume_token {REPLICA}").stdout.startswith("1-")
+
+
+def marks(machine: Machine, dataset: str) -> list[str]:
+    """What makes the snapshots of a dataset known as checkpoints."""
+    properties = "lxcri:checkpoint,lxcri:complete,lxcri:members"
+    return machine.run(f"zfs list -Hp -d 1 -t snapshot -o {properties} {dataset}").lines
+
+
+def test_killed_at_every_step(machine: Machine) -> None:
+    """Without raw streams, which carry what makes a checkpoint known. The next run gets there."""
+    plain = {"raw": "never"}
+    steps = ("files", "received:c1", "marked", "held", "released", "resumed")
+    for number, step in enumerate(steps):
+        take(machine, f"c{number}", "103")
+        if step == "resumed":
+            write(machine, COUNTER, 16)
+            take(machine, "large", "103")
+            cut = replica(machine, "103", bandwidth="1M", timeout=6, fails=True, **plain)
+            assert cut["failure"]["code"] == "stream_timeout"
+            await_token(machine)
+        options = {"vmids": ["103"], "target": TARGET, **plain}
+        killed = machine.module("zfs_replica", options, env={"LAB_KILL_AT": f"replica:{step}"})
+        assert killed.get("killed") == 9, (step, killed)
+        assert replica(machine, "103", **plain)["changed"] is True
+        assert guids(machine, REPLICA) == guids(machine, COUNTER)
+        assert marks(machine, REPLICA) == marks(machine, COUNTER)
+        newest = list(guids(machine, COUNTER))[-1]
+        assert holds(machine, COUNTER) == holds(machine, REPLICA) == [newest]
+        assert cursors(machine, COUNTER) == [guids(machine, COUNTER)[newest]]
+        columns = "readonly,canmount,mountpoint,lxcri:source"
+        assert machine.run(f"zfs list -H -o {columns} {REPLICA}").stdout.split() == ["on", "noauto", "none", COUNTER]
+        assert replica(machine, "103", **plain)["changed"] is False
+    # Known as a checkpoint, they are pruned as well.
+    replica(machine, "103", keep={"last": 1}, **plain)
+    assert list(guids(machine, REPLICA)) == ["large"]
 
 
 def test_a_stream_that_cannot_be_resumed_is_thrown_away(machine: Machine) -> None:

@@ -43,6 +43,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.replicate import
     parse_estimate,
     parse_rate,
     receive_argv,
+    replica_properties,
     steps,
     token_guid,
     transfer,
@@ -350,16 +351,24 @@ class Pools:
     def __init__(self) -> None:
         self.guids = {f"{WEB}@one": "1", f"{WEB}@two": "2", f"{REPLICA}@one": "1"}
         self.held = {f"{WEB}@one", f"{REPLICA}@one"}
+        # Set on a dataset or snapshot there, instead of what a whole run has set.
+        self.properties: dict[str, dict[str, str]] = {}
 
     def row(self, name: str) -> str:
         short = name.partition("@")[2]
         values = {"name": name, "type": "snapshot" if short else "filesystem", "guid": self.guids.get(name, "0")}
         if short:
-            run_id = f"id-{short}"
-            values.update(model.encode(run_id, {"web": Part((Member(WEB),))}))
             values.update(createtxg="1" if short == "one" else "2", userrefs=str(int(name in self.held)))
-            values[model.COMPLETE] = run_id
+        values.update(self.properties.get(name, self.usual(name)))
         return "\t".join(values.get(column, "-") for column in model.COLUMNS)
+
+    @staticmethod
+    def usual(name: str) -> dict[str, str]:
+        """What a whole run has set."""
+        short = name.partition("@")[2]
+        if short:
+            return {**model.encode(f"id-{short}", {"web": Part((Member(WEB),))}), COMPLETE: f"id-{short}"}
+        return replica_properties(dataset(WEB)) if name == REPLICA else {}
 
     def __call__(self, argv: t.Sequence[str], stdin: str | None = None, timeout: float | None = None) -> Completed:
         out = ""
@@ -373,6 +382,8 @@ class Pools:
             self.held.update(argv[3:])
         elif list(argv[:2]) == ["zfs", "release"]:
             self.held.difference_update(argv[3:])
+        elif list(argv[:2]) == ["zfs", "set"]:
+            self.properties.setdefault(argv[-1], {}).update(word.split("=", 1) for word in argv[2:-1])
         return Completed(tuple(argv), 0, out, "")
 
 
@@ -401,6 +412,35 @@ def test_what_arrives_is_compared_by_guid(guid: str | None, tmp_path: Path, monk
         assert (failure.code, failure.details["dataset"]) == ("verification_failed", REPLICA)
         assert entry["volumes"][0]["sent"] == []
         assert {f"{WEB}@one", f"{REPLICA}@one"} <= pools.held
+
+
+@pytest.mark.parametrize("lacking", [(f"{REPLICA}@two",), (f"{REPLICA}@one", f"{REPLICA}@two"), (REPLICA,)])
+def test_what_a_killed_run_has_not_marked(
+    lacking: t.Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It arrived without its properties, and the run was killed before it had set them: the next one does so."""
+    pools = Pools()
+    pools.guids[f"{REPLICA}@two"] = "2"
+    pools.held = {f"{WEB}@two", f"{REPLICA}@two"}
+    pools.properties = {name: {} for name in lacking}
+    monkeypatch.setattr(Target, "run", lambda _self: pools)
+    host = LxcHost(Zfs(pools), pools, [WEB])
+
+    def run(check_mode: bool) -> dict[str, t.Any]:
+        options = {"keep": {"last": 1}}
+        replication = Replication(host, Store(str(tmp_path)), ["web"], wish(**options), check_mode)
+        entry, failure = replication.container(replication.containers[0])
+        assert failure is None
+        return entry
+
+    predicted = run(check_mode=True)
+    assert [pools.properties[name] for name in lacking] == [{}] * len(lacking)
+    done = run(check_mode=False)
+    keys = [change["key"] for change in done["plan"]]
+    assert [key for key in keys if key.endswith(" properties")] == [f"{name} properties" for name in lacking]
+    assert done["removed"] == ["one"]
+    assert [pools.properties[name] for name in lacking] == [pools.usual(name) for name in lacking]
+    assert predicted == {**done, "volumes": predicted["volumes"]}
 
 
 # --------------------------------------------------------------------------------------------------------- files

@@ -279,6 +279,19 @@ def replica_properties(source: Dataset) -> dict[str, str]:
     return {"readonly": "on", **mount, SOURCE: source.name}
 
 
+def lacking_properties(source: Dataset, replica: Dataset) -> dict[str, dict[str, str]]:
+    """The properties that the replica and its snapshots have to get, by their names.
+
+    Not every stream carries them, and a run that was killed has not set them. Snapshots are the same by guid.
+    """
+    found = {} if replica.source == source.name else {replica.name: replica_properties(source)}
+    sent = {snapshot.guid: snapshot.properties for snapshot in source.snapshots}
+    for arrived in replica.snapshots:
+        properties = sent.get(arrived.guid, {}).items()
+        found[arrived.name] = {key: value for key, value in properties if arrived.properties.get(key) != value}
+    return {name: properties for name, properties in found.items() if properties}
+
+
 def parse_estimate(text: str) -> int:
     """The bytes that ``zfs send -nvP`` expects."""
     sizes = re.findall(r"^size\s+(\d+)\s*$", text, re.MULTILINE)
@@ -706,6 +719,8 @@ class Replication:
         force = False
         if base.lost and (plan or base.lost != (volume.target,)):
             force = self._overwrite(volume, source, replica, base)
+        if replica and base.there:
+            replica = self._marked(source, volume, replica)
         if plan:
             volume.add(volume.target, base.there.short if base.there else None, plan[-1].sent[-1].short)
         if plan and replica is None:
@@ -805,9 +820,6 @@ class Replication:
         argv = receive_argv(source, volume.target)
         volume.bytes += transfer(["zfs", "send", "-t", token], self.target, argv, self.wish)
         reached("replica:resumed")
-        # A resumed stream carries no properties.
-        words = [f"{key}={value}" for key, value in replica_properties(source).items()]
-        self.zfs_there.do("set", *words, volume.target)
         return self._verified(source, volume, (snapshot,))
 
     def _read(self, name: str) -> Dataset | None:
@@ -833,14 +845,26 @@ class Replication:
                     "See 'zfs list -t all -o name,guid' on both sides.",
                     dataset=volume.target,
                 )
-            differing = {k: v for k, v in snapshot.properties.items() if arrived.properties.get(k) != v}
-            if differing:
-                self.zfs_there.do("set", *(f"{key}={value}" for key, value in differing.items()), arrived.name)
-                replica = self._read(volume.target)
             volume.sent.append(snapshot.short)
         if replica is None:
             raise Failure("verification_failed", f"{volume.target} is not there after it was received.")
-        return replica
+        return self._marked(source, volume, replica)
+
+    def _marked(self, source: Dataset, volume: Volume, replica: Dataset) -> Dataset:
+        """The replica, which has its properties, as its snapshots have theirs."""
+        lacking = lacking_properties(source, replica)
+        for name, properties in lacking.items():
+            self._note(volume, f"{name} properties", None, properties)
+            if not self.check_mode:
+                self.zfs_there.do("set", *(f"{key}={value}" for key, value in properties.items()), name)
+                reached("replica:marked")
+        if not lacking:
+            return replica
+        if not self.check_mode:
+            return self._read(replica.name) or replica
+        marked = (replace(s, properties={**s.properties, **lacking.get(s.name, {})}) for s in replica.snapshots)
+        self.there[replica.name] = replace(replica, source=source.name, snapshots=tuple(marked))
+        return self.there[replica.name]
 
     def _make_parents(self, name: str) -> None:
         """Make the datasets above a replica. They are never mounted.
