@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import typing as t
 from pathlib import Path
@@ -199,6 +200,23 @@ def test_a_thousand_snapshots_on_fifty_datasets(pve: Path) -> None:
     assert found["totals"]["checkpoints"] == 1000
     assert found["totals"]["containers"] == 50
     assert all(entry["complete"] for entry in found["checkpoints"])
+
+
+@pytest.mark.parametrize("vmids", [[], ["101"]])
+def test_without_the_files_of_proxmox(vmids: list[str], pve: Path) -> None:
+    """Nothing can be said of the containers then; an empty list would say that there are no checkpoints."""
+    shutil.rmtree(pve / "lxc")
+    with pytest.raises(Failure) as caught:
+        ask(Node(), pve, vmids=vmids)
+    assert caught.value.code == "pmxcfs_missing"
+
+
+def test_without_the_dataset_of_all_containers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "PVE", str(tmp_path / "none"))
+    with pytest.raises(Failure) as caught:
+        ask(Node(), tmp_path)
+    assert (caught.value.code, caught.value.details["dataset"]) == ("volume_missing", "tank/containers")
+    assert ask(Node(), tmp_path, vmids=["web"])["checkpoints"] == []
 
 
 @pytest.mark.parametrize("params", [{"vmids": ["101"], "datasets": ["tank/a"]}, {"vmids": ["../x"]}])

@@ -40,7 +40,7 @@ def survey(
     """The result of the module.
 
     Raises:
-        Failure: ``invalid_option``, or as ``zfs_failure``.
+        Failure: ``invalid_option``, ``pmxcfs_missing``, ``volume_missing``, or as ``zfs_failure``.
     """
     if params["vmids"] and params["datasets"]:
         raise Failure("invalid_option", "vmids and datasets exclude each other.")
@@ -80,10 +80,11 @@ def totals(entries: t.Sequence[t.Mapping[str, t.Any]]) -> dict[str, int]:
 
 def _proxmox(host: Host, ids: t.Sequence[str]) -> list[Container]:
     """Containers of this node by their files alone: nothing is started to see whether they run."""
+    there = host.ids()
     known_storages = section_config(read_text(f"{PVE}/storage.cfg") or "")
     containers = []
-    for container_id in ids or host.ids():
-        config = read_text(f"{PVE}/lxc/{container_id}.conf") if container_id.isdigit() else None
+    for container_id in ids or there:
+        config = read_text(f"{PVE}/lxc/{container_id}.conf") if container_id in there else None
         if config is not None:
             volumes, notes = volumes_of(config, known_storages)
             containers.append(Container(container_id, tuple(volumes), False, config, notes=tuple(notes)))
@@ -101,7 +102,15 @@ def _plain(host: LxcHost, zfs: ReadOnce, ids: t.Sequence[str]) -> list[Container
         there = zfs.read(list(roots.values()), recursive=True)
     else:
         before, _id, after = host.pattern.partition("<id>")
-        there = zfs.read([before.rsplit("/", 1)[0]], recursive=True)
+        parent = before.rsplit("/", 1)[0]
+        there = zfs.read([parent], recursive=True)
+        if parent not in there:
+            raise Failure(
+                "volume_missing",
+                f"There is no dataset {parent}, below which dataset_pattern says that all containers are.",
+                "See 'zfs list' for what is there, and 'zpool list' whether the pool is.",
+                dataset=parent,
+            )
         pattern = re.compile(re.escape(before) + r"([^/]+)" + re.escape(after))
         matches = filter(None, map(pattern.fullmatch, sorted(there)))
         roots = {match.group(1): match.group(0) for match in matches if match.group(1) != ASIDE_PARENT}
