@@ -164,6 +164,29 @@ def test_killed_at_a_step(machine: Machine) -> None:
     assert entry["complete"]
 
 
+def test_what_was_interrupted_comes_first(machine: Machine) -> None:
+    """A restore whose volumes are not in their place, so that the container cannot be found; and a clone half made."""
+    web = "tank/containers/web"
+    checkpoint(machine, datasets=[web], name="one")
+    machine.run(f"echo x >/{web}/data/new; sync")
+    checkpoint(machine, vmids=["103"], name="one")
+    for options, step in (
+        ({"datasets": [web], "state": "restored"}, f"restore:aside:{web}"),
+        ({"vmids": ["103"], "clone_to": {"vmid": "203"}}, "clone:config"),
+    ):
+        assert machine.module("zfs_checkpoint", options, env={"LAB_KILL_AT": step}).get("killed") == 9
+    install(machine, {"name": "plain"}, datasets=[web])
+    told = schedule(machine)
+    assert [(r["event"], r["container"]) for r in told[:-1]] == [("recovered", "web"), ("checkpoint", "web")]
+    assert running(machine, "web")
+    assert machine.read(f"/{web}/data/new") == "x\n"
+    install(machine, {"name": "all"})
+    told = schedule(machine)
+    assert [r["container"] for r in told if r["event"] == "recovered"] == ["203"]
+    assert [r["container"] for r in told if r["event"] == "checkpoint"] == ["101", "102", "103", "104"]
+    assert machine.run("test -e /etc/pve/lxc/203.conf", check=False).rc
+
+
 def test_without_proxmox(machine: Machine) -> None:
     install(machine, {"name": "plain"}, datasets=["tank/containers/web"])
     told = schedule(machine)

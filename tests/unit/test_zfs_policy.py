@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Completed
-from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import host, schedule
+from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs import host, journal, schedule
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint import Outcome, stamp
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.host import (
     Container,
@@ -229,11 +229,17 @@ def took(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     return calls
 
 
-def run(host: Host, tmp_path: Path, *jobs: Job) -> tuple[int, list[dict[str, t.Any]]]:
+def run(
+    host: Host, tmp_path: Path, *jobs: Job, check_mode: bool = False
+) -> tuple[int, list[dict[str, t.Any]]]:
     """How many failures there were, and what was told."""
     told: list[dict[str, t.Any]] = []
     runner = schedule.Runner(
-        Policy(jobs), host, Store(str(tmp_path)), lambda priority, record: told.append({**record, "<": priority})
+        Policy(jobs),
+        host,
+        Store(str(tmp_path)),
+        lambda priority, record: told.append({**record, "<": priority}),
+        check_mode,
     )
     runner.run()
     return runner.failed, told
@@ -251,6 +257,28 @@ def test_who_fails_does_not_stop_the_others(took: list[tuple[str, ...]], tmp_pat
         3,
     )
     assert [record["container"] for record in told if record["event"] == "checkpoint"] == ["a", "b"]
+
+
+def test_recovery_comes_before_the_look_at_the_containers(
+    took: list[tuple[str, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Undone, the clone that was begun is gone; and a container whose dataset was set aside is in its place again."""
+    machine = Machine("a", "begun")
+    journal.write(Store(str(tmp_path)), "aside", {"work": "restore", "run": "1", "group": ["aside"], "phase": "begun"})
+
+    def recover(_host: Host, _store: Store, ids: t.Sequence[str], check_mode: bool) -> list[dict[str, t.Any]]:
+        if not check_mode:
+            machine.known = ("a", "aside")
+        return [{"container": each, "changed": True} for each in ids if each in ("begun", "aside")]
+
+    monkeypatch.setattr(schedule, "recover", recover)
+    for check_mode in (True, False):
+        failed, told = run(machine, tmp_path, Job("all"), check_mode=check_mode)
+        assert failed == 0, told
+        recovered = [record["container"] for record in told if record["event"] == "recovered"]
+        assert recovered == ["begun", "aside"]
+    # What becomes of those is not known before.
+    assert took == [("a",), ("a", "aside")]
 
 
 def test_without_a_name_each_is_tried_alone(took: list[tuple[str, ...]], tmp_path: Path) -> None:

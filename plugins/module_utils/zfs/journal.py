@@ -50,6 +50,15 @@ def read(store: Store, container: str) -> dict[str, t.Any] | None:
     return entry
 
 
+def left(store: Store) -> list[str]:
+    """The containers that have an entry."""
+    try:
+        names = sorted(os.listdir(os.path.dirname(_path(store, "", "json"))))
+    except FileNotFoundError:
+        return []
+    return [name[: -len(".json")] for name in names if name.endswith(".json")]
+
+
 def require_none(store: Store, containers: t.Iterable[str]) -> None:
     """See that no restore of these containers is under way or was left. The caller holds their locks.
 

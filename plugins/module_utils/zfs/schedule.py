@@ -25,6 +25,7 @@ import typing as t
 from ..api.errors import Failure
 from ..node.commands import Run, run_here
 from ..node.files import read_text
+from . import journal
 from .checkpoint import Outcome, choose_method, known, prune, stamp, take
 from .freeze import MARKS, thaw_leftovers
 from .host import PVE, Container, Host, Zfs, find_host
@@ -90,20 +91,23 @@ class Runner:
                 self._failure(job, "job", None, as_failure(error))
 
     def _job(self, job: Job) -> None:
-        containers = self._containers(job)
-        ids = list(containers)
-        if not ids:
-            self.tell(WARNING, {"event": "nothing", "job": job.name, "message": "There are no containers for it."})
-            return
+        recovered: set[str] = set()
 
         def recovering(some: t.Sequence[str]) -> None:
             for entry in recover(self.host, self.store, some, self.check_mode):
                 if entry.get("changed"):
+                    recovered.add(entry["container"])
                     self._event(job, "recovered", entry["container"], plan=entry.get("plan", []))
 
-        broken = self._together(job, "recover", ids, recovering)
-        ids = [container_id for container_id in ids if container_id not in broken]
-        wanted = self._due(job, [containers[container_id] for container_id in ids])
+        # First, since a container can be somewhere else, or not be one, until that is done.
+        broken = self._together(job, "recover", self._ids(job, journal.left(self.store)), recovering)
+        # Check mode leaves those as they are, so that nothing can be said of what comes after.
+        without = broken | recovered if self.check_mode else broken
+        containers = self._containers(job, without)
+        ids = list(containers)
+        if not ids and not without:
+            self.tell(WARNING, {"event": "nothing", "job": job.name, "message": "There are no containers for it."})
+        wanted = self._due(job, list(containers.values()))
         name = stamp(job.prefix)
         self._together(job, "checkpoint", wanted, lambda some: self._take(job, name, some))
         for wish in job.replicas:
@@ -111,11 +115,19 @@ class Runner:
         if job.keep:
             self._together(job, "prune", ids, lambda some: self._prune(job, some))
 
-    def _containers(self, job: Job) -> dict[str, Container]:
-        """The containers that a job means and that are here."""
+    def _ids(self, job: Job, more: t.Sequence[str] = ()) -> list[str]:
+        """The containers that a job means. more: what all containers are besides those that are found."""
+        found = job.ids or dict.fromkeys([*self.host.ids(), *(() if self.policy.datasets else more)])
+        return [container_id for container_id in found if container_id not in job.exclude]
+
+    def _containers(self, job: Job, without: t.Container[str]) -> dict[str, Container]:
+        """The containers that a job means and that are here.
+
+        without: what is left out.
+        """
         found: dict[str, Container] = {}
-        for container_id in job.ids or self.host.ids():
-            if container_id in job.exclude:
+        for container_id in self._ids(job):
+            if container_id in without:
                 continue
             try:
                 container = self.host.container(container_id)
