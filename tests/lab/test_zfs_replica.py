@@ -15,6 +15,7 @@ TARGET = "backup/replica"
 COUNTER = "rpool/data/subvol-103-disk-0"
 REPLICA = f"{TARGET}/{COUNTER}"
 VOLUMES = ("rpool/data/subvol-101-disk-0", "rpool/data/subvol-101-disk-1", "tank/ct/subvol-101-disk-0")
+LEGACY = "rpool/data/subvol-102-disk-0"
 IDLE = "tank/containers/idle"
 SSH = {"host": "root@localhost"}
 UTILS = "ansible_collections.lxcri.proxmox.plugins.module_utils"
@@ -439,6 +440,27 @@ def test_absent_lets_go(machine: Machine) -> None:
     assert holds(machine, COUNTER) == cursors(machine, COUNTER) == []
     assert guids(machine, REPLICA) == guids(machine, COUNTER)
     machine.run(f"zfs destroy {COUNTER}@one")
+
+
+def test_what_is_mounted_by_hand(machine: Machine) -> None:
+    """It is replicated like others, and restored while it is not mounted."""
+    machine.run(f"pct stop 102; zfs set mountpoint=legacy {LEGACY} && mkdir -p /srv/x && mount -t zfs {LEGACY} /srv/x")
+    take(machine, "one", "102")
+    machine.run("echo x >/srv/x/new; sync")
+    for raw in ("auto", "never"):
+        options = {"target": TARGET if raw == "auto" else "backup", "raw": raw}
+        assert volume(replica(machine, "102", **options))["sent"] == ["one"]
+        columns = "mountpoint,canmount,mounted"
+        there = f"{options['target']}/{LEGACY}"
+        assert machine.run(f"zfs list -H -o {columns} {there}").stdout.split() == ["none", "noauto", "no"]
+    restore = {"vmids": ["102"], "state": "restored"}
+    before = everything(machine)
+    refused = machine.module("zfs_checkpoint", restore)
+    assert (refused["failure"]["code"], refused["failure"]["details"]["dataset"]) == ("dataset_busy", LEGACY)
+    assert everything(machine) == before
+    machine.run("umount /srv/x")
+    assert machine.module("zfs_checkpoint", restore)["changed"]
+    machine.run(f"mount -t zfs {LEGACY} /srv/x && test ! -e /srv/x/new")
 
 
 def test_a_container_moves(machine: Machine) -> None:

@@ -85,5 +85,7 @@ def test_every_code_is_in_a_guide(path: Path) -> None:
 
 
 def test_every_code_of_checkpoints_is_in_their_guide() -> None:
-    found = {code for pattern in CHECKPOINTS for path in (PLUGINS / "module_utils").glob(pattern) for code in codes_of(path)}
+    found = {
+        code for pattern in CHECKPOINTS for path in (PLUGINS / "module_utils").glob(pattern) for code in codes_of(path)
+    }
     assert found - told(ROOT / "docs/checkpoints.md") == set()

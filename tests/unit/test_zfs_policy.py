@@ -229,9 +229,7 @@ def took(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     return calls
 
 
-def run(
-    host: Host, tmp_path: Path, *jobs: Job, check_mode: bool = False
-) -> tuple[int, list[dict[str, t.Any]]]:
+def run(host: Host, tmp_path: Path, *jobs: Job, check_mode: bool = False) -> tuple[int, list[dict[str, t.Any]]]:
     """How many failures there were, and what was told."""
     told: list[dict[str, t.Any]] = []
     runner = schedule.Runner(

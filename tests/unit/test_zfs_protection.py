@@ -185,6 +185,25 @@ def test_what_is_mounted_by_hand_is_synced(lab: Lab, tmp_path: Path, monkeypatch
 # ------------------------------------------------------------------------------------------------------ restoring
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{"mode": "rollback", "lose": LOSE}, {"mode": "rollback", "safety": False, "lose": LOSE}, {"mode": "clone"}],
+)
+def test_what_is_mounted_by_hand_is_not_restored(lab: Lab, options: dict[str, t.Any]) -> None:
+    """ZFS can neither unmount it nor mount it again. When it is not mounted, there is nothing to do of that."""
+    volume = lab.world.volumes[DATA]
+    volume.properties["mountpoint"] = "legacy"
+    before = lab.world.state()
+    for check_mode in (True, False):
+        failure = refused("dataset_busy", functools.partial(lab.restore, "one", check_mode=check_mode, **options))
+        assert (failure.details["dataset"], failure.details["container"]) == (DATA, "web")
+    assert lab.world.state() == before
+    volume.mounted = False
+    assert lab.restore("one", **options)["changed"]
+    restored = lab.world.volumes[DATA]
+    assert (restored.properties["mountpoint"], restored.mounted) == ("legacy", False)
+
+
 def test_by_default_an_interrupted_one_is_passed_over(lab: Lab) -> None:
     interrupt(lab, "two")
     assert lab.restore(None, mode="clone", check_mode=True)["name"] == "one"

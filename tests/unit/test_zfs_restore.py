@@ -206,6 +206,10 @@ class World:
         above = [name for name, volume in self.volumes.items() if name.startswith(f"{argv[0]}/") and volume.mounted]
         if self.busy(argv[0]) or above:
             raise RefusedError(f"cannot unmount '{argv[0]}': pool or dataset is busy")
+        if self.volumes[argv[0]].properties.get("mountpoint") == "legacy":
+            raise RefusedError(
+                f"cannot unmount '{argv[0]}': legacy mountpoint\nuse umount(8) to unmount this filesystem"
+            )
         self.volumes[argv[0]].mounted = False
 
     def zfs_mount(self, argv: list[str]) -> None:
@@ -225,7 +229,8 @@ class World:
             raise AssertionError(target)
         if properties.get("refquota") == "none":
             del properties["refquota"]
-        self.volumes[target] = Volume(self.snap(source).data, [], self.snap(source), properties)
+        mounted = properties.get("mountpoint") != "legacy"
+        self.volumes[target] = Volume(self.snap(source).data, [], self.snap(source), properties, mounted=mounted)
 
     def zfs_promote(self, argv: list[str]) -> None:
         volume = self.volumes[argv[0]]

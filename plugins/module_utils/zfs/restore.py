@@ -384,6 +384,16 @@ def _require_movable(
             dataset=dataset.name,
             container=container.id,
         )
+    if dataset.mounted and dataset.mountpoint in (None, "legacy"):
+        # zfs(8) neither unmounts nor mounts what has no mount point of its own.
+        raise Failure(
+            "dataset_busy",
+            f"{dataset.name} is mounted by other means than ZFS (its mountpoint is {dataset.mountpoint or 'none'}).",
+            f"Stop container {container.id} and unmount it ('umount'), restore, and mount it again; or give it a "
+            "mountpoint.",
+            dataset=dataset.name,
+            container=container.id,
+        )
     below = [
         name
         for name in datasets
