@@ -62,6 +62,10 @@ def test_what_was_given_before_and_is_not_declared_any_more_is_taken_back() -> N
     ]
     stale = expand([{**wide, "purpose": "monitor"}], there).stale
     assert [entry["path"] for entry in stale] == ["/vms", "/storage/a", "/storage/b", "/sdn/zones/localnetwork"]
+    # What the collection itself gave before, and gives no more.
+    older = [{"userid": "m@pve", "comment": "[lxcri monitor: /vms /storage /sdn/zones/localnetwork /nodes /pool]"}]
+    stale = expand([{"purpose": "monitor", "user": "m@pve"}], older).stale
+    assert [(entry["path"], entry["roles"]) for entry in stale] == [("/sdn/zones/localnetwork", ["lxcri-monitor"])]
     assert expand([wide], [{"userid": "ci@pve", "comment": None}, {"userid": "b@pve"}]).stale == []
 
 
@@ -73,7 +77,7 @@ def test_what_was_given_before_and_is_not_declared_any_more_is_taken_back() -> N
             {"purpose": "deploy", "pools": ["a", "b"], "storages": ["s"], "networks": ["localnetwork/vmbr0"]},
             ["/pool/a", "/pool/b", "/storage/s", "/sdn/zones/localnetwork/vmbr0"],
         ),
-        ({"purpose": "monitor"}, ["/vms", "/storage", "/sdn/zones/localnetwork", "/nodes", "/pool"]),
+        ({"purpose": "monitor"}, ["/vms", "/storage", "/nodes", "/pool"]),
         ({"purpose": "image", "nodes": ["pve1"]}, ["/storage", "/nodes/pve1"]),
     ],
 )

@@ -8,6 +8,8 @@ from __future__ import annotations
 import typing as t
 
 import pytest
+from ansible_collections.lxcri.proxmox.plugins.module_utils.api import access
+from ansible_collections.lxcri.proxmox.plugins.module_utils.prepare import identities
 from ansible_collections.lxcri.proxmox.plugins.module_utils.prepare.identities import PURPOSES, expand
 from ansible_collections.lxcri.proxmox.tests.simulator.serving import Simulator
 from ansible_collections.lxcri.proxmox.tests.wire.module_runner import run_module
@@ -24,6 +26,9 @@ CREATED = {
     "state": "started",
 }
 APPLIANCE = "debian-13-standard"
+URL = "https://mirror.example.com/images/shop_1.4_amd64.tar.zst"
+# A container that is gone, and one in a pool.
+GONE, POOLED = 250, 205
 # For each purpose: what it is for, in an order in which it can be done.
 WORK: dict[str, list[tuple[str, dict[str, t.Any]]]] = {
     "deploy": [
@@ -46,12 +51,22 @@ WORK: dict[str, list[tuple[str, dict[str, t.Any]]]] = {
         ("lxc_backup", {"vmid": [201], "storage": "local", "state": "restored", "restore": {"force": True}}),
     ],
     "monitor": [],
-    "image": [("lxc_template", {"node": "pve1", "storage": "local", "template": APPLIANCE})],
+    "image": [
+        ("lxc_template", {"node": "pve1", "storage": "local", "template": APPLIANCE}),
+        ("lxc_template", {"node": "pve1", "storage": "local", "url": URL}),
+    ],
 }
 READ: tuple[str, dict[str, t.Any]] = (
     "lxc_container_info",
     {"vmid": [201], "gather": ["config", "snapshots", "interfaces"]},
 )
+# What each purpose is to see, besides what its work has to see.
+SIGHTS: dict[str, list[tuple[str, dict[str, t.Any]]]] = {
+    "deploy": [("lxc_container_info", {"vmid": [POOLED]})],
+    "backup": [("lxc_backup", {"vmid": [GONE], "storage": "local", "state": "verified"})],
+    "monitor": [("lxc_container_info", {"vmid": [POOLED], "gather": ["config"]}), ("pve_cluster_info", {})],
+    "image": [],
+}
 
 
 def identity(cluster: Simulator, **given: t.Any) -> dict[str, t.Any]:
@@ -84,6 +99,23 @@ def there(cluster: Simulator) -> Simulator:
     return cluster
 
 
+def lost(cluster: Simulator, full: dict[str, t.Any], less: dict[str, t.Any], purpose: str) -> list[t.Any]:
+    """What of its work the second of two identities is refused, and what it does not see as the first does."""
+    found: list[t.Any] = []
+    for module, declared in WORK[purpose]:
+        done = run_module(module, {**less, **declared})
+        if done.get("failure", {}).get("code") in ("permission_denied", "not_found", "containers_failed"):
+            found.append((module, declared, done["msg"]))
+    for module, declared in SIGHTS[purpose]:
+        seen = [run_module(module, {**options, **declared}) for options in (full, less)]
+        # The options, and with them who asks.
+        for each in seen:
+            del each["invocation"]
+        if seen[0] != seen[1]:
+            found.append((module, declared, *seen))
+    return found
+
+
 @pytest.mark.parametrize("purpose", PURPOSES)
 def test_an_identity_can_do_what_it_is_for(there: Simulator, purpose: str) -> None:
     options = identity(there, purpose=purpose)
@@ -103,6 +135,47 @@ def test_an_identity_can_do_what_it_is_for(there: Simulator, purpose: str) -> No
         assert not found.get("failed"), found
         assert [node["node"] for node in found["nodes"]] == ["pve1", "pve2", "pve3"]
         assert {"local", "local-zfs", "tank"} <= {storage["storage"] for storage in found["storages"]}
+
+
+@pytest.mark.parametrize(
+    ("purpose", "privilege"), [(name, held) for name, purpose in PURPOSES.items() for held in purpose.privileges]
+)
+def test_an_identity_needs_each_of_its_privileges(
+    there: Simulator, monkeypatch: pytest.MonkeyPatch, purpose: str, privilege: str
+) -> None:
+    """Proxmox is asked: what the modules themselves take for needed does not count."""
+    monkeypatch.setattr(access, "missing", lambda _needs, _permissions: [])
+    there.call("add_ct", POOLED, name="pooled", pool="prod")
+    there.call("store_backup", "local", {"rootfs": f"local-zfs:subvol-{GONE}-disk-0,size=8G"}, GONE, notes="lxcri: gone")
+    everything = PURPOSES[purpose]
+    kept = tuple(held for held in everything.privileges if held != privilege)
+    losses = []
+    # Some are for identities of a pool.
+    for where in ({}, {"pools": ["prod"]}):
+        full = identity(there, purpose=purpose, user="full@pve", **where)
+        with monkeypatch.context() as changed:
+            changed.setitem(identities.PURPOSES, purpose, identities.Purpose(kept, everything.places))
+            less = identity(there, purpose=purpose, user="less@pve", **where)
+        losses += lost(there, full, less, purpose)
+        there.call(lambda cluster: cluster.acl.clear())
+        if losses:
+            break
+    assert losses, f"{purpose} does all that it is for without {privilege}"
+
+
+@pytest.mark.parametrize(("purpose", "place"), [(name, place) for name, p in PURPOSES.items() for place in p.places])
+def test_an_identity_needs_each_of_its_places(
+    there: Simulator, monkeypatch: pytest.MonkeyPatch, purpose: str, place: str
+) -> None:
+    monkeypatch.setattr(access, "missing", lambda _needs, _permissions: [])
+    there.call("add_ct", POOLED, name="pooled", pool="prod")
+    everything = PURPOSES[purpose]
+    full = identity(there, purpose=purpose, user="full@pve")
+    kept = tuple(held for held in everything.places if held != place)
+    with monkeypatch.context() as changed:
+        changed.setitem(identities.PURPOSES, purpose, identities.Purpose(everything.privileges, kept))
+        less = identity(there, purpose=purpose, user="less@pve")
+    assert lost(there, full, less, purpose), f"{purpose} does all that it is for without {place}"
 
 
 @pytest.mark.parametrize("purpose", PURPOSES)

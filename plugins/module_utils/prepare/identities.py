@@ -52,8 +52,8 @@ PURPOSES = {
         (GUESTS, STORAGES, NETWORKS),
     ),
     "monitor": Purpose(
-        ("Datastore.Audit", "Pool.Audit", "SDN.Audit", "Sys.Audit", "VM.Audit"),
-        (GUESTS, STORAGES, NETWORKS, NODES, POOLS),
+        ("Datastore.Audit", "Pool.Audit", "Sys.Audit", "VM.Audit"),
+        (GUESTS, STORAGES, NODES, POOLS),
     ),
     "image": Purpose(("Datastore.AllocateTemplate", "Datastore.Audit", "Sys.AccessNetwork"), (STORAGES, NODES)),
 }
