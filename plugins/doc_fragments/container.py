@@ -594,7 +594,7 @@ health:
       type: float
       default: 2
     timeout:
-      description: Seconds for one attempt of each check.
+      description: Seconds for one attempt of each check. Those of a command are counted on the node.
       type: float
       default: 5
     retries:

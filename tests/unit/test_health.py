@@ -13,6 +13,7 @@ import threading
 import time
 import typing as t
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.api.errors import Failure
@@ -290,7 +291,7 @@ def test_a_command_on_this_node(commands: list[t.Any]) -> None:
     [(argv, timeout)] = calls
     assert argv[:6] == ["timeout", "--kill-after=1", "0.5", "pct", "exec", "201"]
     assert argv[-2:] == ["pg_isready", "-q"]
-    # On this node it has the time to end the command; a connection is given up at once.
+    # It has the time to end the command.
     assert timeout == 5.5
     results.append(Completed((), 2, "so far\n", "no\nserver\n"))
     assert check(health, nodes=Nodes(here="pve1")).output == "it ended with status 2: no / server"
@@ -298,7 +299,7 @@ def test_a_command_on_this_node(commands: list[t.Any]) -> None:
     assert check(health, nodes=Nodes(here="pve1")).output == "it ended with status 1"
     results.append(Completed((), 124, "", ""))
     assert check(health, nodes=Nodes(here="pve1")).output == "it has not ended after 0.5 s"
-    results.append(Failure("command_timeout", "pct did not end."))
+    results.append(Failure("command_timeout", "pct did not end.", stderr=""))
     assert check(health, nodes=Nodes(here="pve1")).output == "it has not ended after 0.5 s"
     results.append(Failure("command_missing", "There is no command pct on this machine."))
     with pytest.raises(Failure, match="no command pct"):
@@ -318,6 +319,43 @@ def test_a_node_that_is_not_reached_says_nothing_of_the_container(commands: list
     assert check(health, nodes=Nodes(here="pve1")).output == "it ended with status 1"
     results += [lost]
     assert check(health, nodes=Nodes(here="pve1")).healthy
+
+
+@pytest.fixture
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[..., None]:
+    """Makes an ssh that does something first, and then what it is told, on a node with a pct that does something."""
+
+    def make(first: str = "", inside: str = "") -> None:
+        for name, text in (("ssh", f'{first}\nfor word; do :; done\nexec sh -c "$word"'), ("pct", inside)):
+            program = tmp_path / name
+            program.write_text(f"#!/bin/sh\n{text}\n", encoding="utf-8")
+            program.chmod(0o755)
+
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    return make
+
+
+def test_the_time_of_a_command_begins_when_ssh_has_reached_the_node(node: t.Callable[..., None]) -> None:
+    health = replace(ONCE, command=("true",), timeout=0.5)
+    node(first="sleep 1")
+    assert check(health).healthy
+    node(inside="sleep 8")
+    assert check(health).output == "it has not ended after 0.5 s"
+
+
+def test_a_connection_that_says_nothing_says_nothing_of_the_container(
+    node: t.Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seconds in (("_CONNECTING", 0.5), ("_GRACE", 1.5)):
+        monkeypatch.setattr(health_run, name, seconds)
+    health = replace(ONCE, command=("true",), timeout=0.5)
+    node(first="sleep 8 >&2 & wait")
+    with pytest.raises(Failure) as raised:
+        check(health)
+    assert (raised.value.code, raised.value.details) == ("unreachable", {"node": "pve1"})
+    # Something holds the output, so that ssh does not end: that of a command which the node has ended.
+    node(inside="setsid sleep 8 & wait")
+    assert check(health).output == "it has not ended after 0.5 s"
 
 
 @pytest.mark.parametrize("status", [0, 1, 124, 255])

@@ -1115,7 +1115,7 @@ def test_a_command_is_run_on_the_node(cluster: Simulator, services: Services, ss
     web(health=health, node="pve1").succeeded()
     calls = (ssh / "calls").read_text().splitlines()
     assert calls[:-1] == [
-        *("-o", "BatchMode=yes", "-o", "ConnectTimeout=4", "-p", "2222", "-i", "/keys/deploy", "-J", "jump"),
+        *("-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-p", "2222", "-i", "/keys/deploy", "-J", "jump"),
         "deploy@192.0.2.1",
     ]
     assert f"pct exec {web.ct('web-1').vmid} " in calls[-1]

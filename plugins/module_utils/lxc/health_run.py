@@ -4,7 +4,8 @@
 """Making the health checks: connections from where the module runs, and commands inside the container.
 
 What a container answers is not to be trusted: no attempt takes longer than its timeout, whatever the other side sends,
-and little of an answer is kept.
+and little of an answer is kept. The timeout of a command is kept by the node: that ssh does not answer says nothing of
+the container.
 """
 
 from __future__ import annotations
@@ -40,10 +41,19 @@ OUTPUT = 300
 # What ends a command on a node, with all that it has started, and how it says that it did.
 _LIMIT = ("timeout", "--kill-after=1")
 _EXPIRED = (124, 137)
+_EXPIRY = "it has not ended after {:g} s"
+# What a node says when it has ended a command, though ssh itself does not end: something holds the command's output.
+ENDED = "lxcri: the node has ended it"
 # Runs a command whose status is not that of an ssh that failed: pct exec of a container that is stopped ends with 255.
-TELLING = ("sh", "-c", '"$@"; status=$?; [ $status != 255 ] || status=254; exit $status', "sh")
-# Seconds that it has for that.
+TELLING = (
+    *("sh", "-c"),
+    f'"$@"; status=$?; [ $status != 255 ] || status=254; case $status in {"|".join(map(str, _EXPIRED))}) '
+    f"echo '{ENDED}' >&2;; esac; exit $status",
+    "sh",
+)
+# Seconds that a node has for that, and within which ssh has to reach it.
 _GRACE = 5.0
+_CONNECTING = 10.0
 
 SSH_OPTIONS: dict[str, t.Any] = {
     "user": {"type": "str", "default": "root"},
@@ -93,13 +103,11 @@ class Nodes:
         return cls(**given, here=socket.gethostname().partition(".")[0] if backend == "local" else None)
 
     def grace(self, node: str) -> float:
-        """Seconds for which a command is waited for longer than it may take; a connection is given up at once."""
-        return _GRACE if node == self.here else 0.0
+        """Seconds for which a command is waited for longer than it may take: the node ends it, and says so."""
+        return _GRACE + (0.0 if node == self.here else _CONNECTING)
 
-    def runner(self, node: str, timeout: float) -> Run:
+    def runner(self, node: str) -> Run:
         """What runs commands on a node.
-
-        timeout: seconds for all of it; the connection fails before, so that it can be told from a command that hangs.
 
         Raises:
             Failure: ``invalid_option`` for a name that ssh would take for an option.
@@ -109,7 +117,7 @@ class Nodes:
         host = (self.hosts or {}).get(node, node)
         if host.startswith("-") or self.user.startswith("-"):
             raise Failure("invalid_option", f"ssh: {host!r} is not the address of a node.", option="ssh")
-        ssh = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={max(int(timeout) - 1, 1)}"]
+        ssh = ["ssh", "-o", "BatchMode=yes", "-o", f"ConnectTimeout={_CONNECTING:.0f}"]
         ssh += ["-p", str(self.port)] if self.port else []
         ssh += ["-i", self.key_file] if self.key_file else []
         return run_over_ssh([*ssh, *self.args, f"{self.user}@{host}"])
@@ -185,24 +193,36 @@ class Checker:
         return address
 
     def _run(self, health: Health, container: Actual) -> None:
+        node = container.node
+        limit = health.timeout + self._nodes.grace(node)
         try:
-            run = self._nodes.runner(container.node, health.timeout)
+            run = self._nodes.runner(node)
             argv = exec_command(str(container.vmid), list(health.command), health.command_user)
             # Whoever gives up here ends nothing there: a command that hangs would be one more with each attempt.
-            limit = health.timeout + self._nodes.grace(container.node)
-            telling = () if container.node == self._nodes.here else TELLING
+            telling = () if node == self._nodes.here else TELLING
             done = run([*telling, *_LIMIT, f"{health.timeout:g}", *argv], timeout=limit)
         except Failure as failure:
             if failure.code == "command_timeout":
-                raise Unhealthy(f"it has not ended after {health.timeout:g} s") from None
+                ended = node == self._nodes.here or ENDED in failure.details["stderr"]
+                raise Unhealthy(_EXPIRY.format(health.timeout), None if ended else _silent(node, limit)) from None
             if failure.code == "unreachable":
                 raise Unhealthy(failure.message, failure) from None
             raise
         if done.rc in _EXPIRED:
-            raise Unhealthy(f"it has not ended after {health.timeout:g} s")
+            raise Unhealthy(_EXPIRY.format(health.timeout))
         if done.rc:
             said = (done.stderr.strip() or done.stdout.strip()).replace("\n", " / ")
             raise Unhealthy(f"it ended with status {done.rc}{f': {said}' if said else ''}")
+
+
+def _silent(node: str, seconds: float) -> Failure:
+    """Nothing is known of a command of which the node does not say that it has ended."""
+    return Failure(
+        "unreachable",
+        f"ssh to {node} has said nothing for {seconds:g} s, and not how the command ended.",
+        "See whether the node is reached, and what it is busy with.",
+        node=node,
+    )
 
 
 def _short(text: str) -> str:

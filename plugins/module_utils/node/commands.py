@@ -15,6 +15,8 @@ from ..api.errors import Failure
 
 # Messages are read, so they have to be the English ones.
 _ENVIRONMENT = {"LC_ALL": "C", "LANGUAGE": "C"}
+# How much of what a command has said is kept of one that does not end, in bytes.
+_TAIL = 300
 # Programs of the administrator lie here, which a timer's or a module's PATH may lack.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -44,7 +46,7 @@ def run_here(argv: t.Sequence[str], stdin: str | None = None, timeout: float | N
     """Run a command on this machine. It sees no terminal and no standard input but the one given.
 
     Raises:
-        Failure: ``command_missing``, ``command_timeout`` (the command was killed).
+        Failure: ``command_missing``, ``command_timeout`` (the command was killed; ``stderr`` ends as its errors did).
     """
     try:
         done = subprocess.run(
@@ -65,12 +67,13 @@ def run_here(argv: t.Sequence[str], stdin: str | None = None, timeout: float | N
             "Install it there, or run the task on the machine that has it.",
             command=argv[0],
         ) from None
-    except subprocess.TimeoutExpired:
+    except subprocess.TimeoutExpired as expired:
         raise Failure(
             "command_timeout",
             f"{shlex.join(argv)[:200]} did not end in {timeout:g} seconds.",
             "See what it waits for: a pool ('zpool status'), a disk, the network.",
             command=list(argv),
+            stderr=(expired.stderr or b"")[-_TAIL:].decode(errors="replace"),
         ) from None
     return Completed(tuple(argv), done.returncode, done.stdout, done.stderr)
 
