@@ -212,6 +212,21 @@ def test_an_init_that_leads_out_is_replaced_inside(tmp_path: Path, name: str) ->
     assert (tmp_path / "outside").read_text() == "mine"
 
 
+def test_an_image_with_a_file_that_looks_unfinished(tmp_path: Path, name: str) -> None:
+    left = layer(directory("sbin"), entry("sbin/.lxcri-new", "theirs"))
+    done = booted(tmp_path, name, busybox_layer(), left, Cmd=["/bin/echo", "here"])
+    assert (done.returncode, done.stdout) == (0, "here\n"), done
+    assert (tmp_path / "root/sbin/.lxcri-new").read_text() == "theirs"
+
+
+def test_an_init_that_is_a_directory(tmp_path: Path) -> None:
+    layout = build(busybox_layer(), layer(directory("sbin/init")), config={"Cmd": ["sh"]}).write(tmp_path / "layout")
+    result = artefact(layout=str(layout), format="lxc_template", path=str(tmp_path / "cache"))
+    assert result["failure"]["code"] == "not_a_file", result
+    assert result["failure"]["hint"]
+    assert os.listdir(tmp_path / "cache") == []
+
+
 @pytest.mark.parametrize("command", ["/sbin/init", "/usr/sbin/init", "init", "../start"])
 def test_an_init_that_is_the_command_stays(tmp_path: Path, command: str) -> None:
     own = layer(

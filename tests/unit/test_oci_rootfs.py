@@ -147,6 +147,26 @@ def test_files_that_cannot_be(rootfs: Rootfs, name: str) -> None:
     assert not list(Path(rootfs.path).rglob(".lxcri*"))
 
 
+def test_what_an_image_has_beside_a_file_stays(rootfs: Rootfs, tmp_path: Path) -> None:
+    """Also what looks like one that was not finished, and a link that leads out."""
+    Path(rootfs.path, "etc/.lxcri-new").symlink_to(tmp_path / "passwd")
+    rootfs.replace("/etc/real", b"new", 0o644)
+    assert Path(rootfs.path, "etc/real").read_bytes() == b"new"
+    assert Path(rootfs.path, "etc/.lxcri-new").is_symlink()
+    assert (tmp_path / "passwd").read_text() == "outside:x:1:1::/:\n"
+    assert sorted(os.listdir(Path(rootfs.path, "etc"))) == [".lxcri-new", "real"]
+
+
+@pytest.mark.parametrize("below", ["", "some/thing"])
+def test_a_directory_is_never_replaced_by_a_file(rootfs: Rootfs, below: str) -> None:
+    Path(rootfs.path, "sbin/init", below).mkdir(parents=True)
+    with pytest.raises(Failure) as caught:
+        rootfs.replace("/sbin/init", b"x", 0o755)
+    assert caught.value.code == "not_a_file"
+    assert caught.value.details == {"path": "/sbin/init"}
+    assert os.listdir(Path(rootfs.path, "sbin")) == ["init"]
+
+
 def test_where_a_name_leads(rootfs: Rootfs) -> None:
     root = Path(rootfs.path)
     root.joinpath("sbin").symlink_to("usr/sbin")

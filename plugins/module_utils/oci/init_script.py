@@ -68,7 +68,7 @@ def put_init(rootfs: Rootfs, command: Command, required: bool) -> None:
 
     Raises:
         Failure: ``no_command``, when it is that command and not there; ``shell_missing``, when it is required and there
-            is nothing to run it with; ``not_a_directory``.
+            is nothing to run it with; ``not_a_directory``, ``not_a_file``.
     """
     program = next(filter(rootfs.is_executable, _files_of(command)), None)
     if program and rootfs.leads_to(program, INIT):

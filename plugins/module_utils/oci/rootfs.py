@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import posixpath
+import secrets
 import stat
 import typing as t
 
@@ -21,8 +23,6 @@ _MAX_FILE = 16 << 20
 # As runc (libcontainer/user): what fits the kernel and every architecture.
 _MAX_ID = (1 << 31) - 1
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-# What a file is called until it is in its place.
-_NEW = ".lxcri-new"
 
 
 class Way(t.NamedTuple):
@@ -86,20 +86,31 @@ class Rootfs:
         return made
 
     def replace(self, name: str, data: bytes, mode: int) -> None:
-        """Write a file, owned by root, in the place of a file or a symbolic link.
+        """Write a file, owned by root, in the place of a file or a symbolic link. What is beside it stays.
 
         Raises:
-            Failure: ``not_a_directory``, when something else is in the way.
+            Failure: ``not_a_directory``, ``not_a_file``, when something else is in the way.
         """
         above, name_there = posixpath.split(name)
         directory, _made = self._directory(above, 0o755)
+        # A name that no image can have.
+        new = f".lxcri-{secrets.token_hex(16)}"
         try:
-            new = os.open(_NEW, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
-            with os.fdopen(new, "wb") as file:
+            handle = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory)
+            with os.fdopen(handle, "wb") as file:
                 file.write(data)
-                os.fchmod(new, mode)
-            os.rename(_NEW, name_there, src_dir_fd=directory, dst_dir_fd=directory)
+                os.fchmod(handle, mode)
+            os.rename(new, name_there, src_dir_fd=directory, dst_dir_fd=directory)
+        except IsADirectoryError:
+            raise Failure(
+                "not_a_file",
+                f"{name} is a directory in the root file system, where a file has to be.",
+                "Use an image without it.",
+                path=name,
+            ) from None
         finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(new, dir_fd=directory)
             os.close(directory)
 
     def _file(self, name: str) -> t.IO[bytes] | None:
