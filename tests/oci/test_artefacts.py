@@ -274,6 +274,19 @@ def test_the_command_of_the_options(tmp_path: Path, name: str) -> None:
     assert (root / "new").is_dir()
 
 
+def test_the_user_of_a_specification(app: str, tmp_path: Path) -> None:
+    """What is known of it is told also while the rest has to be looked up."""
+    params = {"layout": app, "format": "lxc_template", "path": str(tmp_path / "cache")}
+    params["spec"] = {"process": {"user": {"uid": 5}}}
+    predicted = artefact(check_mode=True, **params)
+    assert predicted["spec"]["process"]["user"] == {"username": "app", "uid": 5}
+    # Nobody knows the group yet.
+    assert predicted["lxc"] is None
+    result = made(**params)
+    assert result["spec"]["process"]["user"] == {"uid": 5, "gid": 1000, "additionalGids": [2000]}
+    assert {"key": "lxc.init.uid", "value": "5"} in result["lxc"]["raw"]
+
+
 def test_the_user_of_a_template(tmp_path: Path) -> None:
     files = {"etc/passwd": "root:x:0:0\napp:x:5:6\n", "etc/group": "app:x:6:\naudio:x:7:root,app\nvideo:x:8:app\n"}
     root = busybox_layer(*(entry(name, text) for name, text in files.items()))

@@ -239,6 +239,35 @@ def test_another_image_waits_for_recreate(app: str, tmp_path: Path) -> None:
     assert (path / "rootfs/new").exists()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"spec": {"process": {"user": {"uid": 5, "gid": 6}}}},
+        {"spec": {"process": {"user": {"umask": 0o27, "additionalGids": None}}}},
+        {"process": {"umask": "0027", "additional_gids": [7]}},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("rootfs", ["there", "gone"])
+def test_the_user_of_the_options_in_a_new_root_file_system(
+    app: str, tmp_path: Path, options: dict[str, t.Any], rootfs: str
+) -> None:
+    """Check mode tells it as it will be, with the options and without them again."""
+    other = f"{build(busybox_layer(entry('new', 'x')), config=APP).write(tmp_path / 'other')}:latest"
+    path = tmp_path / "bundle"
+    made(layout=app, path=str(path))
+    for layout, given in ((other, options), (app, {})):
+        if rootfs == "gone":
+            subprocess.run(["rm", "-r", str(path / "rootfs")], check=True)
+        params = {"layout": layout, "path": str(path), "recreate": True, **given}
+        predicted = bundle(check_mode=True, **params)
+        result = bundle(**params)
+        told = {change["key"]: change["after"] for change in predicted["plan"] if "user" in change["key"]}
+        assert told, predicted["plan"]
+        assert predicted["spec"]["process"] == result["spec"]["process"]
+        assert predicted["plan"] == result["plan"]
+
+
 def test_what_is_not_ours_is_refused(app: str, tmp_path: Path) -> None:
     path = tmp_path / "taken"
     path.mkdir()

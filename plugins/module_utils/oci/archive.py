@@ -150,9 +150,6 @@ def build_artefact(
         if isinstance(user, str) and path and os.path.exists(path):
             user = noted_user(path) or user
         spec = runtime_spec(process, options, user)
-        if isinstance(user, str):
-            # Nobody has looked into the root file system; it is named as it is declared.
-            spec["process"]["user"] = {"username": user}
     return {
         "changed": bool(plan),
         "plan": plan,

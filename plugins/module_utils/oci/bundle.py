@@ -42,11 +42,12 @@ class Actual:
     spec: Json | None = None
     rootfs: str | None = None
 
-    @property
-    def user(self) -> t.Any:
-        """``process.user``, where nobody has made nonsense of it."""
-        process = (self.spec or {}).get("process")
-        return process.get("user") if isinstance(process, dict) else None
+    def user_called(self, wanted: str) -> ResolvedUser | str:
+        """Who a user was when it was looked up; the name itself when that was another one."""
+        found = (self.record or {}).get("looked_up")
+        if not isinstance(found, dict) or self.record is None or self.record.get("user") != wanted:
+            return wanted
+        return ResolvedUser(found["uid"], found["gid"], tuple(found["groups"]))
 
 
 @dataclass(frozen=True)
@@ -226,20 +227,19 @@ def plan_bundle(source: Source | None, options: Json, actual: Actual, spec_only:
             # The configuration stays that of the image that is there.
             identity, config = record["identity"], record.get("image") or {}
             process = process_of(config)
-    known = None if replaced else (rootfs or actual.rootfs)
-    spec = None
+    spec, user = None, None
     if source is None or config is not None:
-        spec = _spec(process, options, _user(process, options, known, spec_only), rootfs or ROOTFS)
-        same_user = bool(record) and (record or {}).get("user") == user_wanted(process or Process(), options)
-        if replaced and same_user and actual.spec:
-            # Who that is in the new root file system is seen when it is there.
-            spec["process"]["user"] = actual.user
+        wanted = user_wanted(process or Process(), options)
+        known = rootfs or actual.rootfs
+        # Who that is in a new root file system is seen when it is there.
+        user = actual.user_called(wanted) if replaced else find_user(Rootfs(known) if known else None, wanted)
+        spec = _spec(process, options, user, rootfs or ROOTFS)
     new_record = {
         "converter": CONVERTER,
         "identity": identity,
         "key": key_of(identity, options),
+        **_about_user(process or Process(), options, user),
         "image": about(config or {}),
-        "user": user_wanted(process or Process(), options),
         "spec_only": spec_only,
         "rootfs": rootfs,
     }
@@ -259,12 +259,10 @@ def _spec(process: Process | None, options: Json, user: ResolvedUser | str, root
     return spec
 
 
-def _user(process: Process | None, options: Json, rootfs: str | None, spec_only: bool) -> ResolvedUser | str:
-    wanted = user_wanted(process or Process(), options)
-    if rootfs is None and not spec_only:
-        # It is looked up when the root file system is there.
-        return wanted
-    return find_user(Rootfs(rootfs) if rootfs else None, wanted)
+def _about_user(process: Process, options: Json, user: ResolvedUser | str | None) -> Json:
+    """What is recorded of the user: as it is declared, and who that is in the root file system."""
+    found = {"uid": user.uid, "gid": user.gid, "groups": list(user.groups)} if isinstance(user, ResolvedUser) else None
+    return {"user": user_wanted(process, options), "looked_up": found}
 
 
 def differences(before: Json, after: Json, prefix: str = "") -> list[Change]:
@@ -292,12 +290,12 @@ def _apply(path: str, source: Source | None, options: Json, plan: Plan, staging:
         rootfs = os.path.join(new, ROOTFS)
         unpack(staging, layout, image, rootfs)
         process = process_of(image.config)
-        spec = _finished(process, options, rootfs)
-        record = {
-            **plan.record,
-            "image": about(image.config),
-            "user": user_wanted(process, options),
-        }
+        user = find_user(Rootfs(rootfs), user_wanted(process, options))
+        spec = _spec(process, options, user, ROOTFS)
+        with writing(rootfs):
+            # As Docker does; crun refuses a directory that is not there.
+            Rootfs(rootfs).make_directory(cwd_wanted(process, options))
+        record = {**plan.record, **_about_user(process, options, user), "image": about(image.config)}
         _write(new, spec, record)
         staging.replace(new)
         return Plan(plan.changes, True, spec, record)
@@ -309,15 +307,6 @@ def _apply(path: str, source: Source | None, options: Json, plan: Plan, staging:
                 Rootfs(os.path.join(path, ROOTFS)).make_directory(plan.spec["process"]["cwd"])
         _write(path, plan.spec, plan.record)
     return plan
-
-
-def _finished(process: Process, options: Json, rootfs: str) -> Json:
-    root = Rootfs(rootfs)
-    spec = _spec(process, options, find_user(root, user_wanted(process, options)), ROOTFS)
-    with writing(rootfs):
-        # As Docker does; crun refuses a directory that is not there.
-        root.make_directory(cwd_wanted(process, options))
-    return spec
 
 
 def _write(path: str, spec: Json, record: Json) -> None:

@@ -155,7 +155,7 @@ def lines_of(spec: Json | None, seccomp_path: str) -> Json | None:
     Raises:
         Failure: as :func:`from_runtime_spec`.
     """
-    if spec is None or "uid" not in section(section(spec.get("process"), "process").get("user"), "process.user"):
+    if spec is None or "username" in section(section(spec.get("process"), "process").get("user"), "process.user"):
         return None
     return from_runtime_spec(spec, seccomp_path=seccomp_path).as_dict()
 
