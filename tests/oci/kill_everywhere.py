@@ -21,7 +21,9 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.layout import La
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.verify import verify_image
 
 # What changes a file system, as Python tells it (the table of audit events).
-_CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.chmod", "subprocess.Popen")
+_CHANGES = ("os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "os.chmod")
+# What others see.
+_ELSEWHERE = ("subprocess.Popen", "http.client.send")
 
 
 def params_of(given: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
@@ -30,21 +32,26 @@ def params_of(given: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
 
 
 def kill_before(number: int, path: str) -> None:
-    """Kill this process before it changes the store for the so manyth time."""
+    """Kill this process before it changes what is below a path, or others see something, for the so manyth time."""
     left = number
 
     def hook(event: str, args: tuple[t.Any, ...]) -> None:
         nonlocal left
         writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        if event != "subprocess.Popen" and not (event in _CHANGES or writes):
+        if event not in _ELSEWHERE and not (event in _CHANGES or writes):
             return
-        if event != "subprocess.Popen" and path not in " ".join(map(str, args[:2])):
+        if event not in _ELSEWHERE and path not in " ".join(map(str, args[:2])) + _directory(event, args):
             return
         left -= 1
         if left <= 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
     sys.addaudithook(hook)
+
+
+def _directory(event: str, args: tuple[t.Any, ...]) -> str:
+    """The directory that something is removed from, when only its name is said."""
+    return os.readlink(f"/proc/self/fd/{args[1]}") if event in ("os.remove", "os.rmdir") and args[1] >= 0 else ""
 
 
 def in_child(work: t.Callable[[], object]) -> int:

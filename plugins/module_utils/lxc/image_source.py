@@ -50,7 +50,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.remote import (
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.runtime_spec import process_of
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.skopeo import Access, Skopeo
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.source import Source, find_source
-from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.unpack import temporary_directory
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.unpack import temporary_staging
 
 _FORMATS = {"upload": "oci_archive", "template": "lxc_template"}
 Known = t.TypeVar("Known")
@@ -147,11 +147,11 @@ class Images:
             "pull": "missing",
             "timeout": timeout,
         }
-        with temporary_directory() as place:
+        with temporary_staging() as staging:
             source = find_source(params, check_mode=False)
-            artefact = {"format": _FORMATS[image.method], "path": place, "timeout": timeout}
+            artefact = {"format": _FORMATS[image.method], "path": staging.work, "timeout": timeout}
             made = build_artefact(t.cast(Source, source), {}, artefact, CONVERTER, False, _never, not image.able)
-            path = os.path.join(place, image.file_name)
+            path = os.path.join(staging.work, image.file_name)
             os.rename(made["path"], path)
             Storage(self._client, image.node, spec.storage, timeout).put(path)
 

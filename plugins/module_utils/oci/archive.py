@@ -25,7 +25,17 @@ from .lxc_config import lines_of
 from .rootfs import Rootfs, find_user
 from .runtime_spec import Process, ResolvedUser, process_of, runtime_spec, user_wanted
 from .source import Source
-from .unpack import Staging, descriptor_of, layout_files, temporary_directory, unpack, write_failure, writing
+from .unpack import (
+    Staging,
+    descriptor_of,
+    layout_files,
+    remove_abandoned,
+    temporary_parent,
+    temporary_staging,
+    unpack,
+    write_failure,
+    writing,
+)
 
 # What Proxmox mounts over or writes to (PVE/LXC.pm and PVE/LXC/Setup of pve-container).
 DIRECTORIES = (
@@ -135,6 +145,9 @@ def build_artefact(
     if uploads and not volume:
         after = uploads.volume_id(file_name)
         plan.append({"key": "volume", "before": None, "after": after, "effect": "create", "applied": True})
+    if not check_mode:
+        # Also of other artefacts: what was begun has another name when the image is another one by now.
+        remove_abandoned(directory or temporary_parent())
     if (build or (uploads and not volume)) and not check_mode:
         if path:
             if build:
@@ -142,8 +155,8 @@ def build_artefact(
             if uploads and not volume:
                 volume = uploads.put(path)
         else:
-            with temporary_directory() as place:
-                temporary = os.path.join(place, file_name)
+            with temporary_staging() as staging:
+                temporary = os.path.join(staging.work, file_name)
                 user = _make(source, options, form, temporary, params["timeout"], init_required) or user
                 volume = uploads.put(temporary) if uploads else None
     if spec and process:

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import time
 import typing as t
 
@@ -27,6 +26,8 @@ _TAG = "image"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 # Directories of AUFS in old layers. Docker hides them; image-spec, layer.md, knows no names with this prefix.
 _AUFS = (".wh..wh.aufs", ".wh..wh.plnk", ".wh..wh.orph")
+# The name of a staging directory, with that of its target.
+_UNFINISHED = re.compile(r"\.(.+)\.lxcri-new")
 
 
 @contextlib.contextmanager
@@ -40,20 +41,6 @@ def writing(path: str) -> t.Iterator[None]:
         yield
     except OSError as error:
         raise write_failure(path, error.strerror or str(error), error.errno in _FULL) from None
-
-
-@contextlib.contextmanager
-def temporary_directory() -> t.Iterator[str]:
-    """A directory for what is as large as an image, gone at the end.
-
-    It is in ``TMPDIR`` or else in ``/var/tmp``, as skopeo and podman have it: /tmp may be memory.
-
-    Raises:
-        Failure: ``disk_full``, ``write_failed``.
-    """
-    parent = os.environ.get("TMPDIR") or "/var/tmp"
-    with writing(parent), tempfile.TemporaryDirectory(prefix="lxcri-", dir=parent) as path:
-        yield path
 
 
 def write_failure(path: str, why: str, full: bool) -> Failure:
@@ -202,6 +189,49 @@ class Staging:
             return run_here(argv)
         lock = os.path.join(self.work, "lock")
         return run_here(["setpriv", "--pdeathsig", "KILL", "flock", "--no-fork", "--exclusive", lock, *argv])
+
+
+def remove_abandoned(parent: str) -> None:
+    """Remove what killed runs have left of unfinished targets in a directory. What others work on stays."""
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        names = os.listdir(parent)
+    for name in names:
+        match = _UNFINISHED.fullmatch(name)
+        # Where everybody writes, what others have put there is not even looked into.
+        if match and _is_own(os.path.join(parent, name)):
+            with contextlib.suppress(Failure), Staging(os.path.join(parent, match[1]), 0):
+                pass
+
+
+def _is_own(path: str) -> bool:
+    try:
+        return os.lstat(path).st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
+def temporary_parent() -> str:
+    """Where what is as large as an image lies for a while.
+
+    That is ``TMPDIR`` or else ``/var/tmp``, as skopeo and podman have it: /tmp may be memory.
+    """
+    return os.environ.get("TMPDIR") or "/var/tmp"
+
+
+@contextlib.contextmanager
+def temporary_staging() -> t.Iterator[Staging]:
+    """A staging directory without a target, for what is as large as an image; gone at the end.
+
+    What killed runs have left of theirs goes first.
+
+    Raises:
+        Failure: ``disk_full``, ``write_failed``.
+    """
+    parent = temporary_parent()
+    remove_abandoned(parent)
+    with writing(parent), Staging(os.path.join(parent, f"lxcri-{os.urandom(8).hex()}")) as staging:
+        yield staging
 
 
 def mounts_below(path: str, text: str) -> list[str]:
