@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import os
 import subprocess
+import sys
 import tarfile
+import time
 import typing as t
 from pathlib import Path
 
@@ -460,7 +463,7 @@ def test_uploads_that_are_refused(cluster: Simulator, app: str) -> None:
 
 # It lists what it has been sent.
 PVESH = """#!/usr/bin/python3
-import json, os, sys
+import json, os, sys, time
 words = sys.argv[1:]
 if words[0] == "get":
     volumes = []
@@ -476,22 +479,29 @@ with open(os.environ["PVESH_LOG"], "a") as log:
     if "--tmpfilename" in options:
         data = open(options["--tmpfilename"], "rb").read().hex()
     log.write(json.dumps([words, data]) + "\\n")
+while "PVESH_WAIT" in os.environ and not os.path.exists(os.environ["PVESH_WAIT"]):
+    time.sleep(0.02)
 if os.environ.get("PVESH_FAIL"):
     sys.exit(os.environ["PVESH_FAIL"])
 """
 
 
-def test_an_upload_on_the_node_itself(app: str, tmp_path: Path) -> None:
+@pytest.fixture
+def node(tmp_path: Path) -> dict[str, str]:
+    """The environment of a node."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/pvesh").write_text(PVESH)
     (tmp_path / "bin/pvesh").chmod(0o755)
-    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PVESH_LOG": str(tmp_path / "log")}
-    params = {
-        "layout": app,
-        "format": "oci_archive",
-        "path": str(tmp_path / "cache"),
-        "upload": {"api_backend": "local", "node": "pve1", "storage": "local"},
-    }
+    return {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PVESH_LOG": str(tmp_path / "log")}
+
+
+def on_the_node(app: str, path: Path) -> dict[str, t.Any]:
+    upload = {"api_backend": "local", "node": "pve1", "storage": "local"}
+    return {"layout": app, "format": "oci_archive", "path": str(path), "upload": upload}
+
+
+def test_an_upload_on_the_node_itself(app: str, tmp_path: Path, node: dict[str, str]) -> None:
+    environment, params = dict(node), on_the_node(app, tmp_path / "cache")
     result = run_module("oci_bundle", params, env=environment)
     assert result.get("changed"), result
     words, data = json.loads((tmp_path / "log").read_text().splitlines()[-1])
@@ -508,3 +518,51 @@ def test_an_upload_on_the_node_itself(app: str, tmp_path: Path) -> None:
     failed = run_module("oci_bundle", params, env=environment)
     assert failed["failure"]["code"] == "upload_failed", failed
     assert "something odd" in failed["msg"]
+
+
+def test_a_killed_upload_on_the_node_itself(app: str, tmp_path: Path, node: dict[str, str]) -> None:
+    """Its temporary file stays as long as Proxmox reads it, and then the next upload removes it."""
+    params = on_the_node(app, tmp_path / "cache")
+    waiting = {**os.environ, **node, "PVESH_WAIT": str(tmp_path / "go"), "PVESH_LOG": str(tmp_path / "killed")}
+    command = [sys.executable, "-m", "ansible_collections.lxcri.proxmox.plugins.modules.oci_bundle"]
+    # What the killed run has started ends later, and has its output until then.
+    with open(tmp_path / "output", "wb") as output:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=waiting)
+    assert process.stdin
+    process.stdin.write(json.dumps({"ANSIBLE_MODULE_ARGS": {**params, "_ansible_remote_tmp": "/tmp"}}).encode())
+    process.stdin.close()
+    end = time.monotonic() + 60
+    while not (tmp_path / "killed").exists() or not (tmp_path / "killed").read_text().endswith("\n"):
+        assert process.poll() is None, (tmp_path / "output").read_text()
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    words, _data = json.loads((tmp_path / "killed").read_text())
+    left = Path(words[words.index("--tmpfilename") + 1])
+    foreign = Path(f"/var/tmp/pveupload-{os.urandom(16).hex()}")
+    foreign.write_text("of the web interface")
+    try:
+        assert run_module("oci_bundle", params, env=node)["changed"] is True
+        assert left.exists()
+        (tmp_path / "go").touch()
+        while processes_of(left):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        other = {**node, "PVESH_LOG": str(tmp_path / "other")}
+        assert run_module("oci_bundle", params, env=other)["changed"] is True
+        assert not left.exists()
+        assert foreign.exists()
+    finally:
+        foreign.unlink()
+        left.unlink(missing_ok=True)
+
+
+def processes_of(path: Path) -> list[str]:
+    """Who has a path among the arguments."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(path).encode() in (process / "cmdline").read_bytes():
+                found.append(process.name)
+    return found

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import glob
 import hashlib
 import io
 import os
@@ -18,6 +21,9 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.api.tasks import Log
 from ansible_collections.lxcri.proxmox.plugins.module_utils.node.commands import Run, run_here
 
 _CHUNK = 1 << 20
+# The only names that Proxmox takes (upload of PVE/API2/Storage/Status.pm in pve-storage). Those of its web server go on
+# with other digits.
+_TEMPORARY = f"/var/tmp/pveupload-{b'lxcri'.hex()}"
 
 
 def upload_options() -> dict[str, t.Any]:
@@ -123,19 +129,19 @@ class Storage:
             return self._client.post_form(f"{self._path}/upload", Form(file, name, fields), self._timeout)
 
     def _put_here(self, path: str, name: str, fields: dict[str, str]) -> None:
-        # The only names that Proxmox takes (upload of PVE/API2/Storage/Status.pm in pve-storage).
-        temporary = f"/var/tmp/pveupload-{os.urandom(16).hex()}"
-        options = {**fields, "filename": name, "tmpfilename": temporary}
-        words = [word for key, value in options.items() for word in (f"--{key}", value)]
         try:
-            with open(path, "rb") as source, open(os.open(temporary, _NEW, 0o600), "wb") as target:
-                shutil.copyfileobj(source, target, _CHUNK)
-            done = self._run(["pvesh", "create", f"{self._path}/upload", *words], None, self._timeout)
+            with temporary_file() as target:
+                with open(path, "rb") as source:
+                    shutil.copyfileobj(source, target, _CHUNK)
+                target.flush()
+                options = {**fields, "filename": name, "tmpfilename": target.name}
+                words = [word for key, value in options.items() for word in (f"--{key}", value)]
+                # It is in use as long as the command runs, also when this process is killed.
+                using = ["flock", "--shared", "--no-fork", target.name]
+                done = self._run([*using, "pvesh", "create", f"{self._path}/upload", *words], None, self._timeout)
         except OSError as error:
-            raise Failure("upload_failed", f"{temporary} cannot be written: {error.strerror}.", "Free space.") from None
-        finally:
-            if os.path.lexists(temporary):
-                os.unlink(temporary)
+            what = error.filename or "a file in /var/tmp"
+            raise Failure("upload_failed", f"{what} cannot be written: {error.strerror}.", "Free space.") from None
         if done.rc:
             text = " ".join((done.stderr.strip() or done.stdout.strip()).split())
             code, hint, facts = classify(500, text)
@@ -143,7 +149,47 @@ class Storage:
             raise Failure(code, f"Proxmox answered: {text[-400:]}", hint, **facts)
 
 
-_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+@contextlib.contextmanager
+def temporary_file() -> t.Iterator[t.BinaryIO]:
+    """A new file under a name that Proxmox takes for an upload; gone at the end.
+
+    Who uses it has it locked, together with others. What nobody has locked, a killed run has left, and it goes first.
+
+    Raises:
+        OSError: when it cannot be made.
+    """
+    _remove_abandoned()
+    with contextlib.ExitStack() as stack:
+        target = None
+        while target is None:
+            path = f"{_TEMPORARY}{os.urandom(11).hex()}"
+            file = stack.enter_context(open(path, "xb", opener=_private))
+            stack.callback(_remove, path)
+            fcntl.flock(file, fcntl.LOCK_SH)
+            # Another run may have taken it for abandoned before it was locked.
+            target = file if os.fstat(file.fileno()).st_nlink else None
+        yield target
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _remove_abandoned() -> None:
+    for path in glob.glob(f"{_TEMPORARY}*"):
+        with contextlib.suppress(OSError), open(path, "rb", opener=_not_followed) as file:
+            if os.fstat(file.fileno()).st_uid == os.geteuid():
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(path)
+
+
+def _not_followed(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def open_storage(options: t.Mapping[str, t.Any], timeout: float) -> Storage:
