@@ -223,7 +223,10 @@ spec:
   returned: success
   type: dict
 lxc:
-  description: What the specification is for a container of Proxmox. Null when RV(spec) is, or has a user by name.
+  description:
+    - What the specification is for a container of Proxmox. Null when RV(spec) is, or has a user by name.
+    - For a template that is on a storage only, the user is noted in O(store); without that note the image is unpacked
+      to look the user up, which check mode does not do.
   returned: success
   type: dict
   contains:

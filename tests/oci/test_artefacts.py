@@ -449,6 +449,26 @@ def test_an_upload(cluster: Simulator, app: str, tmp_path: Path, scratch: Path, 
     assert not list(scratch.iterdir())
 
 
+@pytest.mark.parametrize("user", ["app", "app:extra", "1000", "1000:1000", ""])
+def test_the_user_of_a_template_that_is_only_on_a_storage(
+    cluster: Simulator, tmp_path: Path, scratch: Path, user: str
+) -> None:
+    """Whom its process runs as is known on every run, also where the template was not made."""
+    layout = build(busybox_layer(), config={"Cmd": ["sh"], "User": user}).write(tmp_path / "layout")
+    params = {"layout": str(layout), "format": "lxc_template", "upload": target(cluster), "timeout": 60}
+    here = {**params, "store": str(tmp_path / "here")}
+    first = artefact(**here)
+    assert first["changed"] is True
+    lines = [{"key": "lxc.init.uid", "value": "1000"}]
+    assert [line for line in first["lxc"]["raw"] if line["key"] == "lxc.init.uid"] == (lines if user else [])
+    for check_mode in (True, False):
+        again = artefact(check_mode=check_mode, **here)
+        assert (again["changed"], again["lxc"], again["spec"]) == (False, first["lxc"], first["spec"])
+    elsewhere = artefact(**params, store=str(tmp_path / "elsewhere"))
+    assert (elsewhere["changed"], elsewhere["lxc"], elsewhere["spec"]) == (False, first["lxc"], first["spec"])
+    assert not list(scratch.iterdir())
+
+
 def test_uploads_that_are_refused(cluster: Simulator, app: str) -> None:
     params = {"layout": app, "format": "oci_archive"}
     result = artefact(**params, upload=target(cluster, storage="nowhere"))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import io
@@ -24,7 +25,8 @@ from .layout import Image, Json, Layout
 from .lxc_config import lines_of
 from .rootfs import Rootfs, find_user
 from .runtime_spec import Process, ResolvedUser, process_of, runtime_spec, user_wanted
-from .source import Source
+from .source import Prepare, Source
+from .store import Store
 from .unpack import (
     Staging,
     descriptor_of,
@@ -160,8 +162,10 @@ def build_artefact(
                 user = _make(source, options, form, temporary, params["timeout"], init_required) or user
                 volume = uploads.put(temporary) if uploads else None
     if spec and process:
-        if isinstance(user, str) and path and os.path.exists(path):
-            user = noted_user(path) or user
+        if isinstance(user, str):
+            user = _who(source, options, params, path, key, check_mode or build) or user
+        elif uploads and not path:
+            _note(params, key, user)
         spec = runtime_spec(process, options, user)
     return {
         "changed": bool(plan),
@@ -225,10 +229,7 @@ def _make(
             rootfs = source.rootfs
             if source.prepare:
                 started = _now(staging)
-                layout, image = source.prepare(staging)
-                os.mkdir(os.path.join(staging.work, "tree"))
-                rootfs = os.path.join(staging.work, "tree", "rootfs")
-                unpack(staging, layout, image, rootfs)
+                rootfs, image = _unpacked(source.prepare, staging)
                 process = _started(process_of(image.config), form)
                 user = find_user(Rootfs(rootfs), user_wanted(process, options))
                 command = command_of(runtime_spec(process, options, user))
@@ -248,6 +249,49 @@ def _make(
                 os.close(handle)
             os.rename(new, path)
     return user
+
+
+def _unpacked(prepare: Prepare, staging: Staging) -> tuple[str, Image]:
+    """The root file system of an image, and the image as it was unpacked."""
+    layout, image = prepare(staging)
+    os.mkdir(os.path.join(staging.work, "tree"))
+    rootfs = os.path.join(staging.work, "tree", "rootfs")
+    unpack(staging, layout, image, rootfs)
+    return rootfs, image
+
+
+def _who(
+    source: Source, options: Json, params: t.Mapping[str, t.Any], path: str | None, key: str, only_notes: bool
+) -> ResolvedUser | None:
+    """Whom the process of a template runs as that another run has made; None when that is not known.
+
+    Proxmox gives no template back. When it is on a storage only, and nothing is noted here, it is unpacked again.
+    """
+    if path and os.path.exists(path):
+        return noted_user(path)
+    user = _read_note(Store(params["store"], params["timeout"]).noted(key) or "")
+    if user or only_notes or not source.prepare:
+        return user
+    with temporary_staging() as staging:
+        rootfs, image = _unpacked(source.prepare, staging)
+        user = find_user(Rootfs(rootfs), user_wanted(process_of(image.config), options))
+    _note(params, key, user)
+    return user
+
+
+def _note(params: t.Mapping[str, t.Any], key: str, user: ResolvedUser) -> None:
+    # It is found out again where it cannot be noted.
+    with contextlib.suppress(Failure):
+        Store(params["store"], params["timeout"]).note(key, _written_note(user))
+
+
+def _written_note(user: ResolvedUser) -> str:
+    return " ".join(map(str, [f"user {user.uid}:{user.gid}", *user.groups]))
+
+
+def _read_note(text: str) -> ResolvedUser | None:
+    match = _NOTE.fullmatch(text)
+    return ResolvedUser(int(match[1]), int(match[2]), tuple(map(int, match[3].split()))) if match else None
 
 
 def _now(staging: Staging) -> int:
@@ -338,7 +382,7 @@ def write_template(staging: Staging, rootfs: str, path: str, user: ResolvedUser 
     with writing(names), open(names, "wb") as file:
         for name, _about in members(rootfs):
             file.write(name + b"\0")
-    note = " ".join(map(str, [f"user {user.uid}:{user.gid}", *user.groups])) if user else ""
+    note = _written_note(user) if user else ""
     # The number of threads does not change the bytes, but whether there are any does.
     pack = [f"--pax-option={_PAX}{note}", "--use-compress-program", "zstd -T0 -q"]
     done = staging.run([*_TAR, *pack, "--file", path, "--directory", rootfs, "--files-from", names])
@@ -356,12 +400,11 @@ def noted_user(path: str) -> ResolvedUser | None:
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment()) as unpacking:
         try:
             with tarfile.open(fileobj=unpacking.stdout, mode="r|") as archive:
-                match = _NOTE.fullmatch(archive.pax_headers.get("comment", ""))
+                return _read_note(archive.pax_headers.get("comment", ""))
         except tarfile.TarError:
-            match = None
+            return None
         finally:
             unpacking.kill()
-    return ResolvedUser(int(match[1]), int(match[2]), tuple(map(int, match[3].split()))) if match else None
 
 
 def write_archive(layout: Layout, image: Image, path: str) -> None:

@@ -35,6 +35,9 @@ _MAX_DEPTH = 4
 _FULL_NAME = "io.containerd.image.name"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
+# Makes an image readable, in a staging directory where that is needed.
+Prepare = t.Callable[[Staging], tuple[Layout, Image]]
+
 
 @dataclass(frozen=True)
 class Source:
@@ -50,7 +53,7 @@ class Source:
     name: str
     identity: str
     config: Json | None
-    prepare: t.Callable[[Staging], tuple[Layout, Image]] | None
+    prepare: Prepare | None
     changed: bool = False
     platform: Platform | None = None
     rootfs: str | None = None

@@ -20,9 +20,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
 from ..api.errors import Failure
+from ..node.files import read_text
 from .layout import INDEX, MANIFEST, REF_NAME, Image, Json, Layout
 from .reference import Platform
-from .unpack import writing
+from .unpack import write_whole, writing
 from .verify import verify_image
 
 _OWN = "io.lxcri."
@@ -274,6 +275,23 @@ class Store:
         if now - entry.used >= _HOUR:
             with contextlib.suppress(Failure):
                 self.amend(replace(entry, used=now))
+
+    def note(self, key: str, text: str) -> None:
+        """Note something of an artefact that was made of an image. key: of the artefact, in hexadecimal digits.
+
+        Raises:
+            Failure: ``disk_full``, ``write_failed``, ``store_failed``.
+        """
+        with writing(self.own):
+            os.makedirs(self.own, mode=0o700, exist_ok=True)
+        write_whole(self._note(key), text)
+
+    def noted(self, key: str) -> str | None:
+        """What was noted of an artefact."""
+        return read_text(self._note(key))
+
+    def _note(self, key: str) -> str:
+        return os.path.join(self.own, "notes", key)
 
     def amend(self, entry: Entry) -> None:
         """Put an entry in the place of its former self, when that is still there.
