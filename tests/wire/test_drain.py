@@ -482,9 +482,7 @@ def test_a_migration_that_is_under_way_is_waited_for(drain: Drain) -> None:
 @pytest.mark.parametrize(
     ("source", "target", "state", "ends"), [("pve1", "pve2", "returned", "pve1"), ("pve2", "pve1", "drained", "pve2")]
 )
-def test_a_migration_the_other_way_is_waited_for(
-    drain: Drain, source: str, target: str, state: str, ends: str
-) -> None:
+def test_a_migration_the_other_way_is_waited_for(drain: Drain, source: str, target: str, state: str, ends: str) -> None:
     """What was killed was the contrary of what is asked for now."""
     drain.add(201, node=source, status="running", config={"description": RAN}).shutdown_secs = 20
     simulated = drain.cluster.cluster
@@ -494,7 +492,9 @@ def test_a_migration_the_other_way_is_waited_for(
     assert (drain.where(), drain.marks()) == ({201: (ends, "running")}, {201: RAN} if state == "drained" else {})
 
 
-@pytest.mark.parametrize("request_of", ["/cluster/resources", "/nodes/pve1/lxc", "/nodes/pve2/lxc", "/nodes/pve2/tasks"])
+@pytest.mark.parametrize(
+    "request_of", ["/cluster/resources", "/nodes/pve1/lxc", "/nodes/pve2/lxc", "/nodes/pve2/tasks"]
+)
 def test_a_migration_that_ends_while_it_is_looked_for(drain: Drain, request_of: str) -> None:
     """Whatever was read before it ended does not count."""
     drain.add(201, node="pve2", status="running", config={"description": RAN})

@@ -146,7 +146,9 @@ def test_an_identity_needs_each_of_its_privileges(
     """Proxmox is asked: what the modules themselves take for needed does not count."""
     monkeypatch.setattr(access, "missing", lambda _needs, _permissions: [])
     there.call("add_ct", POOLED, name="pooled", pool="prod")
-    there.call("store_backup", "local", {"rootfs": f"local-zfs:subvol-{GONE}-disk-0,size=8G"}, GONE, notes="lxcri: gone")
+    there.call(
+        "store_backup", "local", {"rootfs": f"local-zfs:subvol-{GONE}-disk-0,size=8G"}, GONE, notes="lxcri: gone"
+    )
     everything = PURPOSES[purpose]
     kept = tuple(held for held in everything.privileges if held != privilege)
     losses = []
