@@ -10,6 +10,11 @@ import typing as t
 import pytest
 import requests.adapters
 from ansible_collections.lxcri.proxmox.tests.unit.support import Wire
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says more about the host and what else it does than about the code.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def test_what_is_refused(container: str, options: dict[str, t.Any]) -> None:
 
 
 @given(st.lists(WORDS, max_size=4))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_words_survive_in_ascii(words: list[str]) -> None:
     command = guest_exec.ascii_only(["printf", "%s\\0", *words])
     assert all(word.isascii() for word in command)
@@ -84,7 +84,7 @@ def test_words_survive_in_ascii(words: list[str]) -> None:
 
 
 @given(st.lists(WORDS, min_size=1, max_size=3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_login_shell_hands_the_words_on(words: list[str]) -> None:
     line = guest_exec.for_login_shell(["printf", "%s\\0", *words])
     assert sh(line).stdout == b"".join(os.fsencode(word) + b"\0" for word in words)

@@ -896,6 +896,10 @@ def privileges(steps: t.Sequence[Step]) -> set[tuple[str, str]]:
     return {named(need) for step in steps for need in step.needs}
 
 
+def _name(value: t.Any) -> str:
+    return str(sorted(value)) if isinstance(value, set) else str(value)
+
+
 @pytest.mark.parametrize(
     ("options", "config", "expected"),
     [
@@ -945,7 +949,7 @@ def privileges(steps: t.Sequence[Step]) -> set[tuple[str, str]]:
         ({"state": "template"}, {}, {("/vms/101", "VM.Allocate")}),
         ({"node": "pve2", "migrate": True}, {}, {("/vms/101", "VM.Migrate")}),
     ],
-    ids=str,
+    ids=_name,
 )
 def test_privileges(options: dict[str, t.Any], config: dict[str, t.Any], expected: set[tuple[str, str]] | None) -> None:
     found = privileges(make_plan(declare(**options), there(**config)).steps)

@@ -166,7 +166,7 @@ def containers(draw: st.DrawFn) -> Actual:
     return Actual(101, "pve1", status, current, pending, digest="d", pool=pool, has_snapshots=has_snapshots)
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@settings(max_examples=250, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 @given(declared=declarations(), actual=containers())
 def test_planning_again_finds_nothing_to_do(declared: Declared, actual: Actual) -> None:
     try:
@@ -195,7 +195,7 @@ def test_planning_again_finds_nothing_to_do(declared: Declared, actual: Actual) 
         assert not after.pending
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 @given(declared=declarations(), actual=containers())
 def test_a_change_says_whether_it_waits(declared: Declared, actual: Actual) -> None:
     """Each changed key of a running container that is not stopped waits if, and only if, its effect is a restart."""
@@ -217,7 +217,7 @@ def test_a_change_says_whether_it_waits(declared: Declared, actual: Actual) -> N
     assert set(after.pending) == untouched | {key for key, effect in effects.items() if effect == RESTART}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(actual=containers())
 def test_declaring_what_is_there_changes_nothing(actual: Actual) -> None:
     """Every key of a container, declared as it is after its next stop."""
@@ -232,7 +232,7 @@ def test_declaring_what_is_there_changes_nothing(actual: Actual) -> None:
     assert not plan.changes
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(actual=containers(), declared=declarations())
 def test_a_plan_leaves_its_inputs_alone(actual: Actual, declared: Declared) -> None:
     before = (repr(actual), repr(declared))
