@@ -76,6 +76,8 @@ class World:
         self.calls = 0
         self.commands: list[list[str]] = []
         self.kill_at = self.fail_at = -1
+        # Datasets that zfs does not destroy, because somebody uses them.
+        self.used: set[str] = set()
         # What was written is in a transaction group that is still open, so nothing tells of it.
         self.open_group = False
 
@@ -258,7 +260,7 @@ class World:
         if not at:
             if volume.snaps or any(name.startswith(f"{dataset}/") for name in self.volumes):
                 raise RefusedError(f"cannot destroy '{dataset}': filesystem has children")
-            if volume.mounted and self.busy(dataset):
+            if dataset in self.used or (volume.mounted and self.busy(dataset)):
                 raise RefusedError(f"cannot destroy '{dataset}': dataset is busy")
             del self.volumes[dataset]
             return
@@ -856,6 +858,101 @@ def test_a_clone_killed_before_each_command(make: t.Callable[[], Lab]) -> None:
         assert lab.world.state() == made
         assert lab.recover("web2") == []
     assert phases == {"An interrupted clone was undone.", "An interrupted clone was finished."}
+
+
+def test_each_command_of_a_clone_fails(make: t.Callable[[], Lab]) -> None:
+    """Nothing is left then, or all volumes are made and the next run does the rest."""
+    lab = make()
+    lab.clone("one", "web2")
+    made, ends = lab.world.state(), set()
+    for place in itertools.count(1):
+        lab = make()
+        before = lab.world.state()
+        lab.world.fail_at = end = lab.world.calls + place
+        failed = False
+        try:
+            lab.clone("one", "web2")
+        except Failure:
+            failed = True
+            assert lab.host.exists("web2") == bool(journal.read(lab.store, "web2")), place
+        lab.recover("web2")
+        ends.add(failed and lab.host.exists("web2"))
+        assert lab.world.state() == (made if lab.host.exists("web2") else before), place
+        if lab.world.calls < end:
+            break
+    assert ends == {True, False}
+
+
+@pytest.mark.parametrize("work", ["clone", "restore"])
+def test_what_cannot_be_undone(make: t.Callable[[], Lab], work: str) -> None:
+    """It is named, and the next run undoes it as soon as it can."""
+    lab = make()
+    before = lab.world.state()
+    made = ROOT.replace("web", "web2") if work == "clone" else ROOT
+    command = ["zfs", "clone", DATA.replace("web", "web2")] if work == "clone" else ["zfs", "promote", ROOT]
+    lab.world.used.add(made)
+    act = lab.world.act
+
+    def failing(argv: list[str]) -> str:
+        if [*argv[:2], argv[-1]] == command:
+            raise RefusedError("cannot do it: out of space")
+        return act(argv)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(lab.world, "act", failing)
+        with pytest.raises(Failure) as failed:
+            lab.clone("one", "web2") if work == "clone" else lab.restore("two")
+    assert failed.value.code == "pool_full"
+    assert made in failed.value.message
+    [left] = failed.value.details["left"]
+    assert (left["code"], left["details"]["dataset"]) == ("dataset_busy", made)
+    container = "web2" if work == "clone" else "web"
+    for _again in range(2):
+        with pytest.raises(Failure) as failed:
+            lab.recover(container)
+        assert (failed.value.code, failed.value.details["dataset"]) == ("dataset_busy", made)
+        assert made in lab.world.volumes
+        assert lab.host.exists(container)
+    lab.world.used.clear()
+    lab.recover(container)
+    assert lab.world.state() == before
+    assert lab.host.exists("web2") is False
+    assert lab.recover(container) == []
+
+
+@pytest.mark.parametrize(
+    ("work", "step"),
+    [
+        ("restore", "restore:journal"),
+        ("restore", "restore:swapped"),
+        ("clone", "restore:journal"),
+        ("clone", "restore:swapped"),
+        ("clone", "clone:config"),
+    ],
+)
+def test_what_another_run_has_left_since_it_was_looked_for(
+    make: t.Callable[[], Lab], monkeypatch: pytest.MonkeyPatch, work: str, step: str
+) -> None:
+    """It is neither overwritten nor undone."""
+    lab = make()
+
+    def reached(name: str) -> None:
+        if name == step:
+            raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "reached", reached)
+        patched.setattr(clones, "reached", reached)
+        with pytest.raises(KilledError):
+            lab.clone("one", "web2") if step.startswith("clone") else lab.restore("two")
+    if step.startswith("clone"):
+        Path(lab.host.config_path("web2")).unlink()
+    before = lab.world.state(), [journal.read(lab.store, name) for name in ("web", "web2")]
+    container = "web2" if step.startswith("clone") else "web"
+    with pytest.raises(Failure) as failed:
+        lab.clone("one", "web2") if work == "clone" else lab.restore("two")
+    assert (failed.value.code, failed.value.details["container"]) == ("restore_running", container)
+    assert before == (lab.world.state(), [journal.read(lab.store, name) for name in ("web", "web2")])
 
 
 DECLARED: dict[str, t.Any] = {

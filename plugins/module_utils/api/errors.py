@@ -39,6 +39,13 @@ class Failure(Exception):
         return f"{self.message} {self.hint}".strip()
 
 
+def as_failure(error: Failure | OSError) -> Failure:
+    """A failure of the machine as one of ours."""
+    if isinstance(error, Failure):
+        return error
+    return Failure("os_error", f"{error}.", "See whether the file systems of the node are full or read-only.")
+
+
 def combined(failures: t.Sequence[tuple[str, Failure]], total: int, code: str = "containers_failed") -> Failure:
     """The failure of a task on many containers: that of the only one, or one that names all that failed.
 

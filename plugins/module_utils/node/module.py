@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
-from ..api.errors import Failure
+from ..api.errors import Failure, as_failure
 
 if t.TYPE_CHECKING:
     from ansible.module_utils.basic import AnsibleModule
@@ -17,7 +17,8 @@ def run_module(module: AnsibleModule, work: t.Callable[[], dict[str, t.Any]]) ->
     """Do the work of a module and end it. Its warnings, and notes on containers, are shown as warnings."""
     try:
         result = work()
-    except Failure as failure:
+    except (Failure, OSError) as error:
+        failure = as_failure(error)
         module.fail_json(msg=failure.sentence, failure=failure.as_dict())
     for warning in result.pop("warnings", []):
         module.warn(warning)

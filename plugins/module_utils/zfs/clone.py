@@ -73,30 +73,31 @@ def clone(host: Host, store: Store, source: str, name: str | None, target: Targe
         outcome.expected = {chosen.name: replace(chosen, snapshots=clones), **dict.fromkeys(gone)}
         return outcome
     with journal.working(store, [target.id]):
-        try:
-            with host.locked([target.id]):
-                if host.exists(target.id):
-                    raise Failure("container_exists", f"Container {target.id} is there by now.", container=target.id)
-                _require_free(host, target, volumes)
-                origins = {new: chosen.snapshot_of(old, datasets) for old, new in volumes.items()}
-                entry = {
-                    "work": "clone",
-                    "run": uuid.uuid4().hex,
-                    "group": [target.id],
-                    "phase": "begun",
-                    "origin": {"source": source, "name": chosen.name, "checkpoint": chosen.id},
-                    "config": text,
-                    # What each volume is a clone of, and stays unless it is promoted.
-                    "volumes": {new: snapshot.guid for new, snapshot in origins.items() if snapshot},
-                    "promote": target.promote,
-                }
-                journal.write(store, target.id, entry)
-                _make(host, target, text, chosen, datasets, volumes)
-                journal.write(store, target.id, {**entry, "phase": "made"})
-                reached("clone:made")
-        except Failure:
-            undo(host, store, target.id)
-            raise
+        # Another run may have been killed since its journal was looked for.
+        journal.require_none(store, [target.id])
+        undoing = journal.undone(lambda container_id: undo(host, store, container_id), [target.id])
+        with undoing, host.locked([source, target.id]):
+            # Neither is the checkpoint removed meanwhile, nor are its volumes set aside.
+            journal.require_none(store, [source])
+            if host.exists(target.id):
+                raise Failure("container_exists", f"Container {target.id} is there by now.", container=target.id)
+            _require_free(host, target, volumes)
+            origins = {new: chosen.snapshot_of(old, datasets) for old, new in volumes.items()}
+            entry = {
+                "work": "clone",
+                "run": uuid.uuid4().hex,
+                "group": [target.id],
+                "phase": "begun",
+                "origin": {"source": source, "name": chosen.name, "checkpoint": chosen.id},
+                "config": text,
+                # What each volume is a clone of, and stays unless it is promoted.
+                "volumes": {new: snapshot.guid for new, snapshot in origins.items() if snapshot},
+                "promote": target.promote,
+            }
+            journal.write(store, target.id, entry)
+            _make(host, target, text, chosen, datasets, volumes)
+            journal.write(store, target.id, {**entry, "phase": "made"})
+            reached("clone:made")
         finish(host, store, target.id)
     return outcome
 
@@ -242,7 +243,8 @@ def undo(host: Host, store: Store, target: str) -> None:
         there = host.zfs.read(list(entry["volumes"]))
         for new, guid in reversed(list(entry["volumes"].items())):
             if _is_clone(host, there.get(new), guid):
-                host.run(["zfs", "destroy", new], timeout=60)
+                # Without -r: snapshots that somebody took of it keep it.
+                host.zfs.do("destroy", new, message=f"{new}, which was made for container {target}, stays")
         os.unlink(path)
     journal.clear(store, target)
 

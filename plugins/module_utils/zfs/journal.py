@@ -11,7 +11,7 @@ import json
 import os
 import typing as t
 
-from ..api.errors import Failure
+from ..api.errors import Failure, as_failure
 from ..node.files import read_text, write_private
 from .store import Store
 
@@ -60,7 +60,9 @@ def left(store: Store) -> list[str]:
 
 
 def require_none(store: Store, containers: t.Iterable[str]) -> None:
-    """See that no restore of these containers is under way or was left. The caller holds their locks.
+    """See that no restore of these containers is under way or was left.
+
+    The caller holds what keeps another run from beginning one: their locks, or ``working``.
 
     Raises:
         Failure: ``restore_running``.
@@ -93,6 +95,49 @@ def clear(store: Store, container: str) -> None:
     """Everything is done."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(_path(store, container, "json"))
+
+
+def failures_of(work: t.Callable[[str], None], containers: t.Iterable[str]) -> list[Failure]:
+    """Do something for all containers, also when it fails for one of them."""
+    failures: list[Failure] = []
+    for container in containers:
+        try:
+            work(container)
+        except (Failure, OSError) as error:
+            failures.append(as_failure(error))
+    return failures
+
+
+def each(work: t.Callable[[str], None], containers: t.Iterable[str]) -> None:
+    """Do something for all containers, also when it fails for one of them.
+
+    Raises:
+        Failure: the first of them, at the end.
+    """
+    for failure in failures_of(work, containers):
+        raise failure
+
+
+@contextlib.contextmanager
+def undone(undo: t.Callable[[str], None], containers: t.Sequence[str]) -> t.Iterator[None]:
+    """What fails is undone for all of these containers. What cannot be undone now stays in the journal.
+
+    Raises:
+        Failure: what failed. ``left`` of the details: why it could not be undone, as data.
+    """
+    try:
+        yield
+    except (Failure, OSError) as error:
+        failure = as_failure(error)
+        left = failures_of(undo, containers)
+        if not left:
+            raise
+        raise Failure(
+            failure.code,
+            f"{failure.message} It could not be undone: {' '.join(one.message for one in left)}",
+            "Remove the causes and run again: that undoes what is left, and begins anew.",
+            **{**failure.details, "left": [one.as_dict() for one in left]},
+        ) from error
 
 
 @contextlib.contextmanager

@@ -38,7 +38,7 @@ def recover(
         if not check_mode:
             for container_id, entry in entries.items():
                 journal.write(store, container_id, entry)
-            restore.each(lambda container_id: _end(host, store, container_id, entries[container_id]), list(entries))
+            journal.each(lambda container_id: _end(host, store, container_id, entries[container_id]), list(entries))
     return [_result(container_id, entries) for container_id in ids if container_id in entries]
 
 

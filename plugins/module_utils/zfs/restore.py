@@ -131,6 +131,8 @@ def restore(
     if mode == "clone" and not safety:
         raise Failure("invalid_option", "safety: with mode: clone the state from before always stays.")
     with journal.working(store, [] if check_mode else ids):
+        # Another run may have been killed since its journal was looked for.
+        journal.require_none(store, ids)
         plans = _plans(host, store, ids, name, mode, safety, lose, config, memory)
         due = [plan for plan in plans if not plan.unchanged]
         if due and not check_mode:
@@ -459,7 +461,7 @@ def _apply(host: Host, store: Store, plans: t.Sequence[Plan], mode: str, safety:
     ids = [plan.container.id for plan in plans]
     group = {"run": uuid.uuid4().hex, "group": ids}
     entries = {plan.container.id: {**group, **_entry(store, plan, mode, memory)} for plan in plans}
-    try:
+    with journal.undone(lambda container_id: undo(host, store, container_id), ids):
         with host.locked(ids):
             for plan in plans:
                 _again(host, plan)
@@ -483,14 +485,10 @@ def _apply(host: Host, store: Store, plans: t.Sequence[Plan], mode: str, safety:
             # One entry decides for all of them.
             journal.write(store, ids[0], {**entries[ids[0]], "phase": "swapped"})
             reached("restore:swapped")
-    except (Failure, OSError):
-        # What cannot be undone now is undone by the next run, from the journal.
-        each(lambda container_id: undo(host, store, container_id), ids, quiet=True)
-        raise
     for container_id, entry in journal.together(store, ids).items():
         journal.write(store, container_id, entry)
     reached("restore:decided")
-    each(lambda container_id: finish(host, store, container_id), ids)
+    journal.each(lambda container_id: finish(host, store, container_id), ids)
 
 
 def _again(host: Host, plan: Plan) -> None:
@@ -515,18 +513,6 @@ def _again(host: Host, plan: Plan) -> None:
         )
     if plan.puts and not plan.safety:
         _require_agreed(container.id, _newer(container.id, plan.puts, there), plan.lost)
-
-
-def each(work: t.Callable[[str], None], ids: t.Sequence[str], quiet: bool = False) -> None:
-    """Do something for all containers, also when it fails for one of them; the first failure is raised at the end."""
-    failures: list[Failure] = []
-    for container_id in ids:
-        try:
-            work(container_id)
-        except Failure as failure:
-            failures.append(failure)
-    if failures and not quiet:
-        raise failures[0]
 
 
 def _entry(store: Store, plan: Plan, mode: str, memory: bool) -> dict[str, t.Any]:

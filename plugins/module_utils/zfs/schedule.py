@@ -22,7 +22,7 @@ import sys
 import time
 import typing as t
 
-from ..api.errors import Failure
+from ..api.errors import Failure, as_failure
 from ..node.commands import Run, run_here
 from ..node.files import read_text
 from . import journal
@@ -248,13 +248,6 @@ class Runner:
         self.failed += 1
         about = {"event": "failed", "job": job.name, "container": container, "action": action, **facts}
         self.tell(ERROR, {**about, **failure.as_dict()})
-
-
-def as_failure(error: Failure | OSError) -> Failure:
-    """A failure of the machine as one of ours."""
-    if isinstance(error, Failure):
-        return error
-    return Failure("os_error", f"{error}.", "See whether the file systems of the node are full or read-only.")
 
 
 def _not_allowed(job: Job, container_id: str, method: str, reasons: t.Sequence[str]) -> Failure:
