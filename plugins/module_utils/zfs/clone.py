@@ -18,7 +18,7 @@ from ..node.files import read_text
 from . import journal
 from .checkpoint import Outcome, files_of, known, missing, require_volumes
 from .host import Host, top_section
-from .model import Checkpoint, Dataset
+from .model import MADE_OF, Checkpoint, Dataset
 from .steps import reached
 from .store import Store
 
@@ -52,7 +52,7 @@ def clone(host: Host, store: Store, source: str, name: str | None, target: Targe
     datasets, sets = known(host, [original], store)
     if host.exists(target.id):
         # Before the checkpoint is looked for: by a promotion it has become one of the clone.
-        return _made_before(store, source, name, target, sets[source])
+        return _made_before(host, source, name, target, sets[source])
     complete = [c for c in sets[source] if c.complete and not c.safety and c.method == "zfs"]
     chosen = next((c for c in reversed(complete) if name in (None, c.name)), None)
     if chosen is None:
@@ -88,34 +88,49 @@ def clone(host: Host, store: Store, source: str, name: str | None, target: Targe
                 "run": uuid.uuid4().hex,
                 "group": [target.id],
                 "phase": "begun",
-                "origin": {"source": source, "name": chosen.name, "checkpoint": chosen.id},
                 "config": text,
                 # What each volume is a clone of, and stays unless it is promoted.
                 "volumes": {new: snapshot.guid for new, snapshot in origins.items() if snapshot},
                 "promote": target.promote,
             }
             journal.write(store, target.id, entry)
-            _make(host, target, text, chosen, datasets, volumes)
+            made_of = json.dumps({"source": source, "name": chosen.name, "checkpoint": chosen.id})
+            _make(host, target, text, made_of, chosen, datasets, volumes)
             journal.write(store, target.id, {**entry, "phase": "made"})
             reached("clone:made")
         finish(host, store, target.id)
     return outcome
 
 
-def _made_before(store: Store, source: str, name: str | None, target: Target, there: t.Sequence[Checkpoint]) -> Outcome:
-    origin = json.loads(store.load(target.id, ".origin").get("record", "{}"))
+def _made_before(host: Host, source: str, name: str | None, target: Target, there: t.Sequence[Checkpoint]) -> Outcome:
+    origin = _made_of(host, target.id)
     found = next((c for c in there if c.name == name), None)
     differs = (name and name != origin.get("name")) or (found and found.id != origin.get("checkpoint"))
     if origin.get("source") != source or differs:
         raise Failure(
             "container_exists",
-            f"Container {target.id} is there and was not made of {'the checkpoint ' + name if name else 'a checkpoint'}"
-            f" of {source}.",
+            f"Container {target.id} is there, and nothing says that it was made of "
+            f"{'the checkpoint ' + name if name else 'a checkpoint'} of {source}.",
             "Choose another id.",
             container=target.id,
         )
     checkpoint = next((c for c in there if c.id == origin["checkpoint"]), None)
     return Outcome(target.id, origin["name"], method="zfs", checkpoint=checkpoint)
+
+
+def _made_of(host: Host, container_id: str) -> dict[str, str]:
+    """What a container was made of, as its first volume says; empty when it is not here or says nothing."""
+    try:
+        datasets = host.container(container_id).datasets
+        found = json.loads(host.zfs.own_properties(datasets[0]).get(MADE_OF, "")) if datasets else {}
+    except Failure as failure:
+        if failure.code not in ("container_missing", "volume_missing"):
+            raise
+        return {}
+    except ValueError:
+        return {}
+    whole = isinstance(found, dict) and {"source", "name", "checkpoint"} <= found.keys()
+    return found if whole else {}
 
 
 def _check_target(host: Host, target: Target) -> None:
@@ -193,6 +208,7 @@ def _make(
     host: Host,
     target: Target,
     text: str,
+    made_of: str,
     chosen: Checkpoint,
     datasets: t.Mapping[str, Dataset],
     volumes: t.Mapping[str, str],
@@ -204,10 +220,10 @@ def _make(
         snapshot = chosen.snapshot_of(old, datasets)
         if snapshot is None:
             raise Failure("checkpoint_incomplete", f"The checkpoint {chosen.name} has nothing of {old}.", dataset=old)
-        options: list[str] = []
+        options = [f"{MADE_OF}={made_of}"]
         if datasets[snapshot.dataset].kind == "filesystem":
             pairs = host.zfs.own_properties(snapshot.dataset).items()
-            options = [f"{key}={value}" for key, value in pairs if key in PROPERTIES]
+            options += [f"{key}={value}" for key, value in pairs if key in PROPERTIES]
             options.append(f"refquota={quotas[old] or 'none'}")
         flags = [word for option in options for word in ("-o", option)]
         host.zfs.do("clone", *flags, snapshot.name, new, message=f"{new} was not made")
@@ -224,7 +240,6 @@ def finish(host: Host, store: Store, target: str) -> None:
         if entry["promote"] and _is_clone(host, there.get(new), guid):
             host.zfs.do("promote", new, message=f"{new} was not promoted")
             reached(f"clone:promoted:{new}")
-    store.save(target, ".origin", {"record": json.dumps(entry["origin"])})
     with host.locked([target]):
         host.mark_locked(target, None)
     reached("clone:unlocked")

@@ -26,15 +26,19 @@ SAFETY = "lxcri:safety"
 # Of datasets: what a dataset that was set aside, or that is a replica, is called where the container has it.
 ASIDE = "lxcri:aside"
 SOURCE = "lxcri:source"
+# Of the volumes of a container that was made of a checkpoint: of which one, as JSON. It goes with them, so that another
+# container of that id is not taken for it.
+MADE_OF = "lxcri:made-of"
 
 # A value holds 8 KiB at most (ZAP_MAXVALUELEN of ZFS), so long lists of members go on in further properties.
 _CHUNK = 8000
 _CHUNKS = (MEMBERS, f"{MEMBERS}.1", f"{MEMBERS}.2", f"{MEMBERS}.3")
 
-# Properties that only the creation of a dataset takes, and those of the collection, which belong to one dataset alone.
+# Properties that only the creation of a dataset takes, and those of the collection that belong to one dataset alone.
+# What a container was made of is true of what a restore puts in its volume's place, too.
 NOT_FOR_ANOTHER = re.compile(
     r"encryption|keyformat|keylocation|pbkdf2iters|volsize|volblocksize|casesensitivity|normalization|utf8only"
-    r"|version|mlslabel|lxcri:.*"
+    r"|version|mlslabel|lxcri:(?!made-of$).*"
 )
 
 # Where datasets that were set aside lie, below the parent of the container's volumes: no storage of Proxmox lists
