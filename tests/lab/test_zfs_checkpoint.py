@@ -310,6 +310,30 @@ def test_clone_to(machine: Machine) -> None:
     failure = refused(machine, "has_clones", vmids=["101"], name="one", state="absent")
     assert failure["details"]["clones"] == ["rpool/data/subvol-201-disk-0"]
     refused(machine, "container_exists", vmids=["101"], name="one", clone_to={"vmid": "102"})
+    # It is known also when a restore has put other volumes in the places of its own.
+    checkpoint(machine, vmids=["201"], name="later")
+    assert checkpoint(machine, vmids=["201"], state="restored")["changed"]
+    assert not checkpoint(machine, **options)["changed"]
+    # What has its id afterwards is another one.
+    machine.run(
+        "pct stop 201; sed -i '/^mp/d' /etc/pve/lxc/201.conf; zfs rename rpool/data/subvol-201-disk-0 rpool/data/old; "
+        "zfs create rpool/data/subvol-201-disk-0"
+    )
+    refused(machine, "container_exists", **options)
+
+
+def test_a_clone_that_cannot_be_undone(machine: Machine) -> None:
+    """What stays is named; the next run removes it when it can."""
+    checkpoint(machine, vmids=["101"], name="one")
+    options = {"vmids": ["101"], "name": "one", "clone_to": {"vmid": "201"}}
+    made = "rpool/data/subvol-201-disk-0"
+    assert attempt(machine, **options, env={"LAB_KILL_AT": f"clone:{made}"}).get("killed") == 9
+    machine.run(["zfs", "snapshot", f"{made}@theirs"])
+    for _again in range(2):
+        assert refused(machine, "has_clones", **options)["details"]["dataset"] == made
+    machine.run(["zfs", "destroy", f"{made}@theirs"])
+    assert checkpoint(machine, **options)["changed"]
+    assert not checkpoint(machine, **options)["changed"]
 
 
 @pytest.mark.parametrize(

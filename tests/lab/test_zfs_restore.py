@@ -293,6 +293,25 @@ def test_killed_in_place(machine: Machine, step: str) -> None:
     assert running(machine, "101")
 
 
+def test_killed_in_place_and_changed_since(machine: Machine) -> None:
+    """What came since is named before anything is touched, and goes when that is agreed to."""
+    mark(machine, "one")
+    checkpoint(machine, vmids=["101"], name="one")
+    mark(machine, "two")
+    options = {"vmids": ["101"], "name": "one", "state": "restored", "safety": False}
+    assert attempt(machine, **options, env={"LAB_KILL_AT": "restore:stopped"}).get("killed") == 9
+    machine.run(["zfs", "snapshot", f"{SRV}@theirs"])
+    machine.run("sed -i '/^lock:/d' /etc/pve/lxc/101.conf; pct start 101")
+    for check_mode in (True, False):
+        failure = refused(machine, "would_lose_data", **options, check_mode=check_mode)
+        assert failure["details"]["lose"] == sorted([f"{SRV}@theirs", *VOLUMES])
+    assert running(machine, "101")
+    checkpoint(machine, **options, lose=failure["details"]["lose"])
+    assert marks(machine) == ["one"] * 3
+    assert running(machine, "101")
+    assert "lock:" not in machine.read("/etc/pve/lxc/101.conf")
+
+
 def test_killed_in_place_and_written_since(machine: Machine) -> None:
     """What is written once the container runs again is not rolled back by the run that clears up."""
     mark(machine, "one")

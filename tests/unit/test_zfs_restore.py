@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import json
 import re
@@ -568,12 +569,18 @@ class Proxmox(ProxmoxHost):
         self.world = World()
         super().__init__(Zfs(self.world), self.world)
         self.lock_pattern = str(path / "{}.lock")
+        self.replication_lock_pattern = str(path / "pve-migrate-{}")
         self.world.volumes[self.volume] = Volume("then")
         for name in ("lxc", "firewall"):
             (path / name).mkdir()
         (path / "storage.cfg").write_text("zfspool: tank\n\tpool tank/containers\n", encoding="utf-8")
         self.write_firewall("101", "then")
         self.set_memory(1)
+
+    def without_replication(
+        self, ids: t.Iterable[str], timeout: float = 0.1
+    ) -> contextlib.AbstractContextManager[None]:
+        return super().without_replication(ids, timeout)
 
     def set_memory(self, number: int) -> None:
         config = f"hostname: x\nmemory: {number}\nrootfs: tank:subvol-101-disk-0,size=1G\n"
@@ -602,6 +609,55 @@ def test_it_is_locked_until_it_is_over(tmp_path: Path, monkeypatch: pytest.Monke
     assert (locks["restore:unlocked"], container.lock) == (None, None)
     assert ("memory: 1\n" in container.config, container.firewall) == (True, "then")
     assert host.world.volumes[host.volume].data == "then"
+
+
+def is_locked(path: str) -> bool:
+    """Whether somebody holds a lock file."""
+    with open(path, "a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+@pytest.mark.parametrize("safety", [True, False])
+def test_no_replication_of_proxmox_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, safety: bool) -> None:
+    """It does not look at the lock of the configuration, so a lock file keeps it away, as in a rollback of Proxmox."""
+    monkeypatch.setattr(hosts, "PVE", str(tmp_path))
+    store = Store(str(tmp_path / "state"))
+    host = Proxmox(tmp_path)
+    lock = host.replication_lock_pattern.format("101")
+    take(host, store, ["101"], "one")
+    host.world.volumes[host.volume].data = "now"
+    held: dict[str, bool] = {}
+
+    def reached(step: str) -> None:
+        held[step] = is_locked(lock)
+        if step == "restore:settled":
+            raise KilledError
+
+    monkeypatch.setattr(module, "reached", reached)
+    with open(lock, "a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        before = host.world.state()
+        with pytest.raises(Failure) as failed:
+            restore(host, store, ["101"], "one", safety=safety)
+        assert (failed.value.code, failed.value.details["container"]) == ("lock_timeout", "101")
+        assert host.world.state() == before
+    with pytest.raises(KilledError):
+        restore(host, store, ["101"], "one", safety=safety)
+    assert len(held) > 3
+    assert all(held.values())
+    held.clear()
+    assert not is_locked(lock)
+    with open(lock, "a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(Failure) as failed:
+            recover(host, store, ["101"], check_mode=False)
+        assert failed.value.code == "lock_timeout"
+    assert recover(host, store, ["101"], check_mode=False)
+    assert held == {"restore:unlocked": True, "restore:started": True}
 
 
 @pytest.mark.parametrize("work", ["keep", "absent", "present"])

@@ -176,11 +176,21 @@ def with_lock(config: str, word: str | None) -> str:
 # ------------------------------------------------------------------------------------------------------ hosts
 
 
+@contextlib.contextmanager
+def _all_held(pattern: str, ids: t.Iterable[str], timeout: float) -> t.Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        deadline = time.monotonic() + timeout
+        for container_id in sorted(set(ids)):
+            stack.enter_context(lock_held(pattern.format(container_id.replace("/", "_")), container_id, deadline))
+        yield
+
+
 class Host(abc.ABC):
     """What both kinds of machine have in common."""
 
     proxmox = False
     lock_pattern = "/run/lock/lxcri/{}.lock"
+    replication_lock_pattern = ""
 
     def __init__(self, zfs: Zfs, run: Run = run_here) -> None:
         self.zfs = zfs
@@ -252,19 +262,21 @@ class Host(abc.ABC):
                 container=container_id,
             )
 
-    @contextlib.contextmanager
-    def locked(self, ids: t.Iterable[str], timeout: float = 10) -> t.Iterator[None]:
+    def locked(self, ids: t.Iterable[str], timeout: float = 10) -> contextlib.AbstractContextManager[None]:
         """Hold the lock files of containers, which Proxmox's own operations take too. A dead process holds none.
 
         Raises:
             Failure: ``lock_timeout``.
         """
-        with contextlib.ExitStack() as stack:
-            deadline = time.monotonic() + timeout
-            for container_id in sorted(set(ids)):
-                path = self.lock_pattern.format(container_id.replace("/", "_"))
-                stack.enter_context(lock_held(path, container_id, deadline))
-            yield
+        return _all_held(self.lock_pattern, ids, timeout)
+
+    def without_replication(self, ids: t.Iterable[str], timeout: float = 10) -> contextlib.AbstractContextManager[None]:
+        """Keep away what would take snapshots of containers and send them, whatever lock their configurations have.
+
+        Raises:
+            Failure: ``lock_timeout``: it is under way.
+        """
+        return _all_held(self.replication_lock_pattern, ids if self.replication_lock_pattern else (), timeout)
 
 
 class ProxmoxHost(Host):
@@ -272,6 +284,8 @@ class ProxmoxHost(Host):
 
     proxmox = True
     lock_pattern = LOCK_PATTERN
+    # guest_migration_lock of PVE/GuestHelpers.pm, which a rollback of Proxmox takes before that.
+    replication_lock_pattern = "/var/lock/pve-manager/pve-migrate-{}"
 
     def ids(self) -> list[str]:
         """The containers of this node.

@@ -36,9 +36,10 @@ def recover(
                 entry["lost"] = sorted({*entry["lost"], *lose})
         restore.require_finishable(host, entries)
         if not check_mode:
-            for container_id, entry in entries.items():
-                journal.write(store, container_id, entry)
-            journal.each(lambda container_id: _end(host, store, container_id, entries[container_id]), list(entries))
+            with host.without_replication(entries):
+                for container_id, entry in entries.items():
+                    journal.write(store, container_id, entry)
+                journal.each(lambda container_id: _end(host, store, container_id, entries[container_id]), entries)
     return [_result(container_id, entries) for container_id in ids if container_id in entries]
 
 

@@ -138,7 +138,9 @@ def restore(
         if due and not check_mode:
             on_zfs = [plan for plan in due if plan.checkpoint.method == "zfs"]
             if on_zfs:
-                _apply(host, store, on_zfs, mode, safety, memory)
+                # What Proxmox restores itself takes the lock itself.
+                with host.without_replication(plan.container.id for plan in on_zfs):
+                    _apply(host, store, on_zfs, mode, safety, memory)
             for plan in due:
                 if plan.checkpoint.method != "zfs":
                     _by_proxmox(host, plan)
