@@ -237,6 +237,8 @@ def test_the_name_by_default_is_the_time_in_utc(monkeypatch: pytest.MonkeyPatch)
         ("cannot destroy 'a/b@c': snapshot has dependent clones", "has_clones", "a/b@c"),
         ("cannot open 'a/b': dataset does not exist", "volume_missing", "a/b"),
         ("cannot mount 'a/b': encryption key not loaded", "key_unavailable", "a/b"),
+        ("cannot send 'a/b@c': source key must be loaded", "key_unavailable", "a/b@c"),
+        ("cannot receive new filesystem stream: inherited key must be loaded", "key_unavailable", None),
         ("cannot rollback to 'a@b': more recent snapshots or bookmarks exist", "would_lose_data", "a@b"),
         ("cannot create snapshot 'a@b': dataset already exists", "name_taken", "a@b"),
         ("cannot open 'p': no such pool", "pool_unavailable", "p"),

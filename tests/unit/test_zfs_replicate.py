@@ -536,6 +536,21 @@ def test_how_a_dataset_is_sent(raw: str, encryption: str, options: list[str], ca
     assert properties == ({"acltype": "posix", "refquota": "5", "mountpoint": "/x"} if carried else {})
 
 
+@pytest.mark.parametrize("check_mode", [True, False])
+def test_what_cannot_be_sent_without_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, check_mode: bool) -> None:
+    """Said in check mode too, where ZFS would not find out."""
+    pools = Pools()
+    pools.properties[WEB] = {"keystatus": "unavailable"}
+    monkeypatch.setattr(Target, "run", lambda _self: pools)
+    monkeypatch.setattr(module, "transfer", lambda *_arguments: pytest.fail("it was sent"))
+    host = LxcHost(Zfs(pools), pools, [WEB])
+    replication = Replication(host, Store(str(tmp_path)), ["web"], wish(raw=False), check_mode)
+    entry, failure = replication.container(replication.containers[0])
+    assert failure is not None
+    assert (failure.code, failure.details["dataset"], entry["changed"]) == ("key_unavailable", WEB, False)
+    assert pools.held == {f"{WEB}@one", f"{REPLICA}@one"}
+
+
 def test_what_was_set_aside_is_released(tmp_path: Path) -> None:
     """A restore by clones sets the volume aside, with the base that is held."""
     aside = "rpool/data/lxcri-aside/subvol-101-disk-0.x"

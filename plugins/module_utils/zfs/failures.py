@@ -37,7 +37,7 @@ _ZFS_SENTENCES: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "key_unavailable",
-        r"key (is )?not loaded|key is not available|encryption key",
+        r"key (is )?not loaded|key must be loaded|key is not available|encryption key",
         "Load the key with 'zfs load-key' and run again.",
     ),
     ("name_taken", r"already exists", "Choose another name."),

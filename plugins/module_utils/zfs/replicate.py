@@ -716,6 +716,13 @@ class Replication:
         plan = steps(source, base.here, by_name)
         if base.there and not volume.resumed:
             volume.base = base.there.short
+        if plan and self.wish.raw is False and source.key_missing:
+            raise Failure(
+                "key_unavailable",
+                f"The key of {source.name} is not loaded, so that it can be sent only raw.",
+                f"Load it with 'zfs load-key {source.name}', or set raw: auto.",
+                dataset=source.name,
+            )
         force = False
         if base.lost and (plan or base.lost != (volume.target,)):
             force = self._overwrite(volume, source, replica, base)
