@@ -209,33 +209,44 @@ def marks(machine: Machine, dataset: str) -> list[str]:
     return machine.run(f"zfs list -Hp -d 1 -t snapshot -o {properties} {dataset}").lines
 
 
-def test_killed_at_every_step(machine: Machine) -> None:
+# Those that leave on the target what is not whole are run each time, the others with all tests.
+STEPS = ("received:three", "marked")
+STEPS_SLOW = ("files", "held", "released", "resumed", "aborted", "overwritten")
+
+
+@pytest.mark.parametrize("step", [*STEPS, *(pytest.param(step, marks=pytest.mark.slow) for step in STEPS_SLOW)])
+def test_killed_at(machine: Machine, step: str) -> None:
     """Without raw streams, which carry what makes a checkpoint known. The next run gets there."""
-    plain = {"raw": "never"}
-    steps = ("files", "received:c1", "marked", "held", "released", "resumed")
-    for number, step in enumerate(steps):
-        take(machine, f"c{number}", "103")
-        if step == "resumed":
-            write(machine, COUNTER, 16)
-            take(machine, "large", "103")
-            cut = replica(machine, "103", bandwidth="1M", timeout=6, fails=True, **plain)
-            assert cut["failure"]["code"] == "stream_timeout"
-            await_token(machine)
-        options = {"vmids": ["103"], "target": TARGET, **plain}
-        killed = machine.module("zfs_replica", options, env={"LAB_KILL_AT": f"replica:{step}"})
-        assert killed.get("killed") == 9, (step, killed)
-        assert replica(machine, "103", **plain)["changed"] is True
-        assert guids(machine, REPLICA) == guids(machine, COUNTER)
-        assert marks(machine, REPLICA) == marks(machine, COUNTER)
-        newest = list(guids(machine, COUNTER))[-1]
-        assert holds(machine, COUNTER) == holds(machine, REPLICA) == [newest]
-        assert cursors(machine, COUNTER) == [guids(machine, COUNTER)[newest]]
-        columns = "readonly,canmount,mountpoint,lxcri:source"
-        assert machine.run(f"zfs list -H -o {columns} {REPLICA}").stdout.split() == ["on", "noauto", "none", COUNTER]
-        assert replica(machine, "103", **plain)["changed"] is False
-    # Known as a checkpoint, they are pruned as well.
-    replica(machine, "103", keep={"last": 1}, **plain)
-    assert list(guids(machine, REPLICA)) == ["large"]
+    options: dict[str, t.Any] = {"raw": "never"}
+    take(machine, "one", "103")
+    replica(machine, "103", **options)
+    if step == "overwritten":
+        machine.run(f"zfs snapshot {REPLICA}@test")
+        options.update(overwrite_diverged=True, lose=[f"{REPLICA}@test"])
+    if step in ("resumed", "aborted"):
+        write(machine, COUNTER, 16)
+        take(machine, "large", "103")
+        cut = replica(machine, "103", bandwidth="1M", timeout=6, fails=True, **options)
+        assert cut["failure"]["code"] == "stream_timeout"
+        await_token(machine)
+    if step == "aborted":
+        [tag] = {tag for _name, tag in tags(machine, COUNTER)}
+        machine.run(f"zfs release {tag} {COUNTER}@large; zfs destroy {COUNTER}@large")
+    take(machine, ["two", "three"], "103")
+    run = {"vmids": ["103"], "target": TARGET, **options}
+    killed = machine.module("zfs_replica", run, env={"LAB_KILL_AT": f"replica:{step}"})
+    assert killed.get("killed") == 9, killed
+    assert replica(machine, "103", **options)["changed"]
+    assert replica(machine, "103", **options)["changed"] is False
+    assert guids(machine, REPLICA) == guids(machine, COUNTER)
+    assert marks(machine, REPLICA) == marks(machine, COUNTER)
+    assert holds(machine, COUNTER) == holds(machine, REPLICA) == ["three"]
+    assert cursors(machine, COUNTER) == [guids(machine, COUNTER)["three"]]
+    columns = "readonly,canmount,mountpoint,lxcri:source"
+    assert machine.run(f"zfs list -H -o {columns} {REPLICA}").stdout.split() == ["on", "noauto", "none", COUNTER]
+    # Known as checkpoints, they are pruned as well.
+    replica(machine, "103", keep={"last": 1}, **options)
+    assert list(guids(machine, REPLICA)) == ["three"]
 
 
 def test_a_stream_that_cannot_be_resumed_is_thrown_away(machine: Machine) -> None:

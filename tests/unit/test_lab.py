@@ -13,7 +13,13 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils import zfs
-from ansible_collections.lxcri.proxmox.tests.lab import layers, qemu, test_zfs_checkpoint, test_zfs_restore
+from ansible_collections.lxcri.proxmox.tests.lab import (
+    layers,
+    qemu,
+    test_zfs_checkpoint,
+    test_zfs_replica,
+    test_zfs_restore,
+)
 from ansible_collections.lxcri.proxmox.tests.lab.machine import remove_abandoned
 
 
@@ -98,7 +104,7 @@ def test_what_killed_runs_have_left(tmp_path: Path) -> None:
 def killed_at() -> set[str]:
     """The steps at which tests of the machine kill a run, with or without the kind before them."""
     found: set[str] = set()
-    for module in (test_zfs_checkpoint, test_zfs_restore):
+    for module in (test_zfs_checkpoint, test_zfs_replica, test_zfs_restore):
         for test in vars(module).values():
             for mark in getattr(test, "pytestmark", []):
                 if mark.name == "parametrize" and mark.args[0] == "step":
@@ -110,9 +116,13 @@ def killed_at() -> set[str]:
 
 
 def test_each_step_has_a_test_that_kills_at_it() -> None:
-    """Of taking, restoring and cloning: what is interrupted there is finished or undone."""
+    """Of taking, restoring, cloning and replicating: what is interrupted there is finished or undone."""
     sources = [path.read_text(encoding="utf-8") for path in Path(zfs.__path__[0]).glob("*.py")]
-    steps = {step for text in sources for step in re.findall(r'\breached\(f?"((?:present|restore|clone):[^"]+)"', text)}
+    steps = {
+        step
+        for text in sources
+        for step in re.findall(r'\breached\(f?"((?:present|restore|clone|replica):[^"]+)"', text)
+    }
     assert len(steps) > 20
     tested = killed_at()
     for step in sorted(steps):
