@@ -190,6 +190,19 @@ totals:
     referenced:
       description: The sum of RV(checkpoints[].referenced).
       type: int
+missing:
+  description: The volumes of containers that are not there, such as those on a pool that is not imported. Nothing is
+    known of the checkpoints on them, and a warning says so.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    container:
+      description: The id, or the name on a host without Proxmox.
+      type: str
+    dataset:
+      description: The volume.
+      type: str
 failure:
   description: What stands against it, see RV(lxcri.proxmox.lxc_container#module:failure).
   returned: on failure

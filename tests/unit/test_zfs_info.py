@@ -202,6 +202,16 @@ def test_a_thousand_snapshots_on_fifty_datasets(pve: Path) -> None:
     assert all(entry["complete"] for entry in found["checkpoints"])
 
 
+def test_what_is_not_there_is_told(pve: Path) -> None:
+    """As when a pool is not imported: that there are no checkpoints on it would be wrong to say."""
+    found = ask(Node(volume(A), volume(C), *run_of("one", NOW - 9, {"102": [C]})), pve)
+    assert [entry["container"] for entry in found["checkpoints"]] == ["102"]
+    assert found["missing"] == [{"container": "101", "dataset": B}]
+    assert found["warnings"] == [f"{B} of container 101 is not there, and nothing is known of checkpoints on it."]
+    complete = ask(Node(*map(volume, (A, B, C))), pve)
+    assert (complete["missing"], complete["warnings"]) == ([], [])
+
+
 @pytest.mark.parametrize("vmids", [[], ["101"]])
 def test_without_the_files_of_proxmox(vmids: list[str], pve: Path) -> None:
     """Nothing can be said of the containers then; an empty list would say that there are no checkpoints."""

@@ -52,13 +52,25 @@ def survey(
             raise Failure("invalid_option", f"{container_id!r} cannot be the id of a container.")
     containers = _plain(host, zfs, ids) if isinstance(host, LxcHost) else _proxmox(host, ids)
     found: list[Checkpoint] = []
+    missing: list[dict[str, str]] = []
     if containers:
-        _datasets, sets = known(host, containers, store or Store(STATE))
+        datasets, sets = known(host, containers, store or Store(STATE))
         found = [checkpoint for container in containers for checkpoint in sets[container.id]]
+        missing = [{"container": c.id, "dataset": d} for c in containers for d in c.datasets if d not in datasets]
     if params["name"]:
         found = [checkpoint for checkpoint in found if checkpoint.name == params["name"]]
     entries = [entry_of(checkpoint, time.time() if now is None else now) for checkpoint in found]
-    return {"changed": False, "checkpoints": entries, "totals": totals(entries)}
+    warnings = [
+        f"{gone['dataset']} of container {gone['container']} is not there, and nothing is known of checkpoints on it."
+        for gone in missing
+    ]
+    return {
+        "changed": False,
+        "checkpoints": entries,
+        "totals": totals(entries),
+        "missing": missing,
+        "warnings": warnings,
+    }
 
 
 def entry_of(checkpoint: Checkpoint, now: float) -> dict[str, t.Any]:
