@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import stat
 import sys
@@ -44,6 +45,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.replicate import
     parse_rate,
     receive_argv,
     replica_properties,
+    replicate,
     steps,
     token_guid,
     transfer,
@@ -441,6 +443,29 @@ def test_what_a_killed_run_has_not_marked(
     assert done["removed"] == ["one"]
     assert [pools.properties[name] for name in lacking] == [pools.usual(name) for name in lacking]
     assert predicted == {**done, "volumes": predicted["volumes"]}
+
+
+def test_one_that_is_not_there_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pools = Pools()
+
+    def received(*_arguments: t.Any) -> int:
+        pools.guids[f"{REPLICA}@two"] = "2"
+        return 100
+
+    monkeypatch.setattr(module, "transfer", received)
+    monkeypatch.setattr(Target, "run", lambda _self: pools)
+    monkeypatch.setattr(module, "_alone", lambda _target: contextlib.nullcontext("lock"))
+    host = LxcHost(Zfs(pools), pools)
+    result = replicate(host, Store(str(tmp_path)), ["nobody", "web"], wish())
+    assert (result["failure"]["code"], result["failure"]["details"]) == (
+        "containers_failed",
+        {"containers": ["Container nobody"]},
+    )
+    nobody, web = result["containers"]
+    assert (nobody["container"], nobody["changed"], nobody["failure"]["code"]) == ("nobody", False, "container_missing")
+    assert web["volumes"][0]["sent"] == ["two"]
+    alone = replicate(host, Store(str(tmp_path)), ["nobody"], wish())
+    assert alone["failure"]["code"] == "container_missing"
 
 
 # --------------------------------------------------------------------------------------------------------- files

@@ -542,7 +542,10 @@ def replicate(host: Host, store: Store, ids: t.Sequence[str], wish: Wish, check_
             if wish.target.ssh and not wish.absent:
                 wish = replace(wish, target=stack.enter_context(_connected(wish.target, f"{lock}.ssh")))
         replication = Replication(host, store, ids, wish, check_mode)
-        entries = [replication.container(container) for container in replication.containers]
+        done = {container.id: replication.container(container) for container in replication.containers}
+    entries = [
+        done.get(container_id) or _nothing(container_id, replication.missing[container_id]) for container_id in ids
+    ]
     failures = [(f"Container {e['container']}", f) for e, f in entries if f]
     plain = [entry for entry, _failure in entries]
     result = {
@@ -554,6 +557,12 @@ def replicate(host: Host, store: Store, ids: t.Sequence[str], wish: Wish, check_
         failure = combined(failures, len(entries))
         result.update(failure=failure.as_dict(), msg=failure.sentence)
     return result
+
+
+def _nothing(container_id: str, failure: Failure) -> tuple[dict[str, t.Any], Failure]:
+    """What becomes of a container with which nothing could be begun, and why."""
+    entry = {"container": container_id, "changed": False, "plan": [], "notes": [], "volumes": []}
+    return {**entry, "failure": failure.as_dict()}, failure
 
 
 def _diff(entry: t.Mapping[str, t.Any]) -> dict[str, t.Any]:
@@ -630,7 +639,15 @@ class Replication:
         self.wish = wish
         self.target = wish.target
         self.check_mode = check_mode
-        self.containers = [host.container(container_id) for container_id in ids]
+        self.containers: list[Container] = []
+        self.missing: dict[str, Failure] = {}
+        for container_id in ids:
+            try:
+                self.containers.append(host.container(container_id))
+            except Failure as failure:
+                if failure.code != "container_missing":
+                    raise
+                self.missing[container_id] = failure
         self.here, self.sets = known(host, self.containers, store)
         self.zfs_there = Zfs(self.target.run())
         self.there: dict[str, Dataset] = {}
