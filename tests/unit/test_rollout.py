@@ -182,14 +182,19 @@ IMAGE = f"<!-- lxcri.proxmox image=docker.io/library/nginx:1 digest=sha256:{'a' 
 
 @given(st.dictionaries(st.sampled_from(["env", "entrypoint", "mp0"]), st.text(max_size=50)), st.booleans())
 def test_what_a_container_was_is_read_back_from_its_note(config: dict[str, str], running: bool) -> None:
-    former = Former({**config, "description": IMAGE}, running)
+    former = Former(201, {**config, "description": IMAGE}, running)
     noted = with_former(f"Mine\n\n{IMAGE}\n", former)
-    assert former_of(noted) == former
+    assert former_of(noted, 201) == former
+    # A clone has it too.
+    assert former_of(noted, 202) is None
     assert "\n" not in str(former)
     assert with_former(noted + "\n", None) == f"Mine\n\n{IMAGE}"
-    assert former_of(with_former(noted, None)) is None
+    assert former_of(with_former(noted, None), 201) is None
 
 
-@pytest.mark.parametrize("values", ["{", "{}", '{"config": [], "running": true}', '{"config": {}, "running": true}'])
+@pytest.mark.parametrize(
+    "values",
+    ["{", "{}", '{"config": [], "running": true, "vmid": 201}', '{"config": {}, "running": true, "vmid": 201}'],
+)
 def test_what_is_no_note_on_a_former_image(values: str) -> None:
-    assert former_of(f"<!-- lxcri.proxmox former={values} -->") is None
+    assert former_of(f"<!-- lxcri.proxmox former={values} -->", 201) is None

@@ -19,6 +19,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.drain import Mar
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image import mark_of, text_of
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.image_source import Images
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.properties import read
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.rollout_image import Former, with_former
 from ansible_collections.lxcri.proxmox.tests.simulator.cluster import Cluster
 from ansible_collections.lxcri.proxmox.tests.simulator.serving import Simulator
 from ansible_collections.lxcri.proxmox.tests.wire.hub import Hub
@@ -845,6 +846,16 @@ def test_a_description_is_as_it_was_when_an_image_is_taken_back(app: Fleet) -> N
     assert {text_of(ct.config["description"]) for ct in app.cluster.cluster.cts} == {"Ours"}
     assert all(home in ct.config["description"] for ct in app.cluster.cluster.cts)
     app.unchanged(**declared)
+
+
+def test_what_a_clone_has_of_the_container_that_was_made_anew_does_not_count(app: Fleet) -> None:
+    """A clone has the note of its source, which was interrupted in the middle. It would go back to what that was."""
+    one, two = app.ct("web-1"), app.ct("web-2")
+    note = Former(one.vmid, {"description": one.config["description"].strip()}, running=True)
+    app.cluster.call(lambda _it: two.config.update(description=with_former(two.config["description"], note) + "\n"))
+    app.unchanged(image=image("1"))
+    app(image=image("2")).succeeded()
+    assert (images(app), data(app)) == ({"web-1": "2", "web-2": "2"}, ALL_DATA)
 
 
 def test_a_container_of_which_nobody_knows_the_image_cannot_go_back(app: Fleet) -> None:

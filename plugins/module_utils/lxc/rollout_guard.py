@@ -58,7 +58,7 @@ def is_left(actual: Actual | None) -> bool:
     """
     if actual is None:
         return False
-    return actual.current.get("parent") == NAME or former_of(actual.config.get("description")) is not None
+    return actual.current.get("parent") == NAME or former_of(actual.config.get("description"), actual.vmid) is not None
 
 
 def refuse_irreversible(plan: Plan, actual: Actual) -> None:

@@ -40,8 +40,13 @@ _NOT_NOTED = ("lock", "parent", "template", "digest", "arch", "ostype", "snaptim
 
 @dataclass(frozen=True)
 class Former:
-    """What a container was before it was made anew. config: its texts, and in the description nothing but the mark."""
+    """What a container was before it was made anew.
 
+    vmid: the container's. A clone and a restored backup have the description of another one, but were not what it was.
+    config: its texts, and in the description nothing but the mark.
+    """
+
+    vmid: int
     config: t.Mapping[str, t.Any]
     running: bool
 
@@ -54,12 +59,12 @@ class Former:
         return t.cast("Mark", mark_of(self.config["description"]))
 
 
-def former_of(description: t.Any) -> Former | None:
-    """The note in a description; None when there is none that can be read."""
+def former_of(description: t.Any, vmid: int) -> Former | None:
+    """The note on a container in its description; None when there is none that can be read."""
     match = _NOTE.search(str(description or ""))
     try:
         found = Former(**json.loads(match[1])) if match else None
-        return found if found and mark_of(found.config.get("description")) else None
+        return found if found and found.vmid == vmid and mark_of(found.config.get("description")) else None
     except (ValueError, TypeError, AttributeError):
         return None
 
@@ -94,7 +99,7 @@ def former_before(before: Actual) -> Former:
         for key, text in before.config.items()
         if properties.key_of(key) and key not in _NOT_NOTED and not key.startswith("unused")
     }
-    return Former({**config, "description": with_mark(text_of(description), mark)}, before.running)
+    return Former(before.vmid, {**config, "description": with_mark(text_of(description), mark)}, before.running)
 
 
 def former_image(spec: ImageSpec, mark: Mark, digest: str | None) -> ImageSpec:

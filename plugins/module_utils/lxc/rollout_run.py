@@ -296,8 +296,9 @@ class RollingEngine(Engine):
         outcome = member.outcome
         before, standing = outcome.before, outcome.facts.standing
         journal = standing.journal
-        config = before.config if before else journal.config if journal else {}
-        noted = former_of(config.get("description"))
+        known = before or journal
+        config = known.config if known else {}
+        noted = former_of(config.get("description"), known.vmid) if known else None
         if before is None:
             if noted is None or journal is None or standing.holder is None:
                 return None
