@@ -148,7 +148,7 @@ class Node:
         return log.read_text(encoding="utf-8").splitlines() if log.exists() else []
 
     def start(self) -> None:
-        """Start its sshd, which sees the stand-ins among the programs of this machine."""
+        """Start its sshd, which sees the stand-ins among the programs of this machine, and has an /etc of its own."""
         # A home of its own: what root's shell does on this machine when it starts is no matter of a node.
         own = {"STANDIN_NODE": self.directory, "HOME": self.directory, "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
         variables = {**own, **self.environment}
@@ -169,8 +169,16 @@ class Node:
         }
         configuration = self.directory / "sshd_config"
         configuration.write_text("".join(f"{key} {value}\n" for key, value in settings.items()), encoding="utf-8")
-        mounts = [f"mount -t overlay overlay -o 'lowerdir={STANDINS}/sbin:/usr/sbin' /usr/sbin"]
-        mounts += [f"mount --bind '{path}' /etc/{path.name}" for path in self._accounts()]
+        written = self.directory / "written"
+        written.mkdir(exist_ok=True)
+        layers = f"lowerdir={self._accounts()}:/etc,upperdir={written}/etc,workdir={written}/work"
+        mounts = [
+            f"mount -t overlay overlay -o 'lowerdir={STANDINS}/sbin:/usr/sbin' /usr/sbin",
+            # What is below this may be an overlay itself, which takes no changes of another one.
+            f"mount -t tmpfs tmpfs '{written}'",
+            f"mkdir '{written}/etc' '{written}/work'",
+            f"mount -t overlay overlay -o '{layers}' /etc",
+        ]
         sshd = " && ".join([*mounts, f"exec /usr/sbin/sshd -D -e -f '{configuration}'"])
         with (self.directory / "sshd.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -184,8 +192,8 @@ class Node:
                 raise RuntimeError(f"sshd has not started: {self.log}")
             time.sleep(0.02)
 
-    def _accounts(self) -> list[Path]:
-        """Files of /etc with a user who may do by sudo what the guide says, and no more."""
+    def _accounts(self) -> Path:
+        """A directory with files of /etc, by which a user may do by sudo what the guide says, and no more."""
         hashed = subprocess.run(
             ["openssl", "passwd", "-6", "-stdin"], input=PASSWORD, capture_output=True, text=True, check=True
         )
@@ -200,12 +208,13 @@ class Node:
             # By this the stand-ins know of which node they are.
             "sudoers": f"Defaults env_keep += STANDIN_NODE\n{rule}\n",
         }
-        (self.directory / "etc").mkdir(exist_ok=True)
+        directory = self.directory / "etc"
+        directory.mkdir(exist_ok=True)
         for name, text in texts.items():
-            path = self.directory / "etc" / name
+            path = directory / name
             path.write_text(text, encoding="utf-8")
             path.chmod({"shadow": 0o600, "sudoers": 0o440}.get(name, 0o644))
-        return [self.directory / "etc" / name for name in texts]
+        return directory
 
     def processes(self) -> list[int]:
         """The processes of its connections."""
@@ -278,14 +287,30 @@ class Nodes:
     def variables(self) -> dict[str, t.Any]:
         """What a host needs to be reached, besides its container and node."""
         return {
+            **self.ssh,
             "ansible_connection": "lxcri.proxmox.pct",
-            "ansible_port": self.port,
             "ansible_pct_node_hosts": {node.name: node.address for node in self.all},
+        }
+
+    @property
+    def ssh(self) -> dict[str, t.Any]:
+        """What a host that is a node needs to be reached, besides its address."""
+        return {
+            "ansible_port": self.port,
             "ansible_ssh_private_key_file": str(self.directory / "key"),
             "ansible_ssh_common_args": f"-o UserKnownHostsFile={self.directory}/known_hosts",
             "ansible_control_path_dir": str(self.directory / "cp"),
             "ansible_python_interpreter": "/usr/bin/python3",
         }
+
+    def read(self, node: Node, path: str) -> str:
+        """A file of a node, as a session sees it."""
+        arguments = ["-p", str(self.port), "-i", str(self.directory / "key")]
+        arguments += ["-o", f"UserKnownHostsFile={self.directory}/known_hosts", f"root@{node.address}"]
+        done = subprocess.run(
+            ["ssh", *arguments, f"cat '{path}'"], stdin=subprocess.DEVNULL, capture_output=True, check=True
+        )
+        return done.stdout.decode()
 
     def hang_up(self, forget: bool = True) -> None:
         """End the connections that are kept open, and with ``forget`` what was looked up is forgotten."""

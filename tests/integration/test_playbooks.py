@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import tempfile
 import time
 import typing as t
 from pathlib import Path
@@ -15,6 +17,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 from ansible_collections.lxcri.proxmox.plugins.modules import pve_object
+from ansible_collections.lxcri.proxmox.tests.integration.nodes import Nodes
 from ansible_collections.lxcri.proxmox.tests.integration.playbook import NEW, ROOT, Ansible, Ran, Running
 
 DRAINED = {
@@ -32,10 +35,13 @@ class Operations:
         self.ansible = ansible
         self._hosts = directory / "hosts.yml"
         self.variables: dict[str, t.Any] = {}
+        self.nodes: dict[str, dict[str, t.Any]] = {}
 
     def start(self, name: str, *options: str, **extra: t.Any) -> Running:
         """Start one with extra variables."""
-        hosts = {"proxmox": {"hosts": {"cluster": None}, "vars": self.variables}}
+        hosts: dict[str, t.Any] = {"proxmox": {"hosts": {"cluster": None}, "vars": self.variables}}
+        if self.nodes:
+            hosts["proxmox_nodes"] = {"hosts": self.nodes}
         self._hosts.write_text(yaml.safe_dump(hosts), encoding="utf-8")
         path = ROOT / f"playbooks/{name}.yml"
         given = ["-e", json.dumps(extra)] if extra else []
@@ -65,6 +71,20 @@ class Operations:
     def where(self) -> dict[str, tuple[str, str]]:
         """Node and status of each container."""
         return {name: (entry["node"], entry["status"]) for name, entry in self.ansible.table().items()}
+
+
+@pytest.fixture
+def nodes() -> t.Iterator[Nodes]:
+    """Nodes that ssh reaches."""
+    directory = Path(tempfile.mkdtemp(prefix="site-"))
+    cluster = Nodes(directory)
+    try:
+        for node in cluster.all:
+            node.start()
+        yield cluster
+    finally:
+        cluster.stop()
+        shutil.rmtree(directory)
 
 
 @pytest.fixture
@@ -225,6 +245,46 @@ def test_the_parts_of_the_site_run_by_themselves_and_only_with_their_variables(o
     assert operations.succeeds("site", "--tags", "workloads").changed == 1
     assert list(operations.where()) == ["web-1"]
     assert operations.succeeds("site").changed == 0
+
+
+def test_the_site_prepares_nodes_first(operations: Operations, nodes: Nodes, tmp_path: Path) -> None:
+    """What is installed, and what is done to ZFS, is in tests/lab."""
+    secrets = tmp_path / "identities.yml"
+    operations.nodes["pve1"] = {
+        **nodes.ssh,
+        "ansible_host": nodes.pve1.address,
+        "ansible_user": "root",
+        "ansible_pipelining": True,
+        "node_packages": ["coreutils"],
+        "node_subids": [{"start": 900000000, "count": 65536}],
+        "node_network_interfaces": [{"iface": "vmbr7", "type": "bridge", "cidr": "198.51.100.1/24"}],
+        "node_storages": [{"storage": "nas", "type": "dir", "path": "/srv/nas", "content": ["backup"]}],
+        "node_templates": [{"storage": "local", "template": "debian-13-standard"}],
+        "node_identities": [{"purpose": "monitor"}],
+        "node_identities_file": str(secrets),
+    }
+    operations.variables = {"cluster_objects": OBJECTS[:1], "workload_list": [WORKLOAD]}
+    operations.ansible.writes()
+    check = operations.succeeds("site", "--check", "--diff", "--tags", "node")
+    assert (operations.ansible.writes(), secrets.exists()) == ([], False)
+    assert "900000000" not in nodes.read(nodes.pve1, "/etc/subuid")
+    ran = operations.succeeds("site", "--tags", "node")
+    assert "root:900000000:65536\n" in nodes.read(nodes.pve1, "/etc/subuid")
+    assert "lxcri_monitor_token_secret" in secrets.read_text(encoding="utf-8")
+    writes = operations.ansible.writes()
+    assert [line for line in writes if not line.startswith(("POST /access/", "PUT /access/"))] == [
+        "POST /nodes/pve1/network",
+        "POST /storage",
+        "POST /nodes/pve1/aplinfo",
+    ]
+    assert ran.changed == check.changed == 10
+    # With all the rest, there is nothing to be done to the node any more.
+    whole = operations.succeeds("site")
+    assert re.findall(r"^(\S+) +: ok=\d+ +changed=(\d+)", whole.stdout, re.MULTILINE) == [
+        ("cluster", "2"),
+        ("pve1", "0"),
+    ]
+    assert list(operations.where()) == ["web-1"]
 
 
 def test_the_site_passes_on_what_a_list_of_objects_says(operations: Operations) -> None:
