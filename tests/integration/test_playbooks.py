@@ -18,7 +18,7 @@ import pytest
 import yaml
 from ansible_collections.lxcri.proxmox.plugins.modules import pve_object
 from ansible_collections.lxcri.proxmox.tests.integration.nodes import Nodes
-from ansible_collections.lxcri.proxmox.tests.integration.playbook import NEW, ROOT, Ansible, Ran, Running
+from ansible_collections.lxcri.proxmox.tests.integration.playbook import NEW, ROOT, Ansible, Ran, Running, task
 
 DRAINED = {
     "web-1": {"vmid": 201, "name": "web-1", "status": "running", "config": {"tags": "lxcri;lxcri.web"}},
@@ -336,6 +336,32 @@ def test_the_site_makes_no_token_whose_secret_would_be_lost(operations: Operatio
     operations.refused("site", "node_identities", "--tags", "objects")
     operations.variables = {"cluster_objects": [user, {**token, "state": "absent"}]}
     assert operations.succeeds("site", "--tags", "objects").changed == 1
+
+
+def test_the_site_removes_tokens(operations: Operations) -> None:
+    made = [
+        task("User", "pve_object", {"kind": "user", "object": {"userid": "ci@pve"}}),
+        *(
+            task("Token", "pve_object", {"kind": "token", "object": {"userid": "ci@pve", "tokenid": name}, **owned})
+            for name, owned in (("mine", {"owner": "gitops"}), ("theirs", {}), ("old", {}))
+        ),
+    ]
+    operations.ansible.succeeds(made)
+    operations.ansible.writes()
+    operations.variables = {
+        "cluster_objects": [
+            {"kind": "token", "owner": "gitops", "exclusive": True, "objects": []},
+            {"kind": "token", "state": "absent", "objects": [{"userid": "ci@pve", "tokenid": "old"}]},
+        ]
+    }
+    operations.succeeds("site", "--tags", "objects")
+    assert operations.ansible.writes() == [
+        "DELETE /access/users/ci@pve/token/mine",
+        "DELETE /access/users/ci@pve/token/old",
+    ]
+    declared = {"owner": "gitops", "exclusive": True, "objects": [{"userid": "ci@pve", "tokenid": "theirs"}]}
+    operations.variables = {"cluster_objects": [{"kind": "token", **declared}]}
+    operations.refused("site", "node_identities", "--tags", "objects")
 
 
 # ----------------------------------------------------------------------------------------------------- report.yml
