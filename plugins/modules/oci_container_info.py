@@ -168,7 +168,7 @@ runtimes:
     features:
       description:
         - What it is able to do, in the words of the specification (features.md). Null when it is too old to tell, as
-          runc before 1.1 and crun before 1.9 are.
+          runc before 1.1 and crun before 1.8.6 are.
       type: dict
 failure:
   description: What stands against it, see RV(lxcri.proxmox.lxc_container#module:failure).

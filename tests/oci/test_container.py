@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import stat
@@ -760,14 +761,11 @@ def test_info(box: Box) -> None:
     assert entry["statistics"]["pids"] == 1
     assert entry["statistics"]["memory"] > 0
     assert entry["statistics"]["cpu_ns"] > 0
-    assert bool(entry["events"]) == (box.name == "runc")
     everything = run_module("oci_container_info", {"runtime": box.path, "root": str(box.root)})
     assert [found["id"] for found in everything["containers"]] == [box.id]
     (runtime,) = everything["runtimes"]
     assert runtime["version"]
     assert (runtime["name"], runtime["root"]) == (box.name, str(box.root))
-    if box.name == "runc":
-        assert runtime["features"]["linux"]["cgroup"]["v2"] is True
     box.run(state="stopped", stop_timeout=0)
     entry = box.info()
     assert (entry["status"], entry["pid"], entry["processes"], entry["statistics"]) == ("stopped", None, [], None)
@@ -775,6 +773,54 @@ def test_info(box: Box) -> None:
     params = {"runtime": box.path, "root": str(box.root), "ids": ["nobody"]}
     assert run_module("oci_container_info", params)["containers"] == []
     assert code_of(run_module("oci_container_info", {**params, "ids": ["../x"]})) == "invalid_id"
+
+
+def asked(box: Box, *words: str) -> t.Any:
+    """What a command of the runtime itself prints as JSON; None when this version has no such command."""
+    argv = [box.path, "--root", str(box.root), *words]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode:
+        assert "unknown command" in done.stderr.lower() + done.stdout.lower(), done
+        return None
+    return json.loads(done.stdout)
+
+
+def test_what_a_runtime_is_able_to_do(box: Box) -> None:
+    result = run_module("oci_container_info", {"runtime": box.path, "root": str(box.root)})
+    assert "warnings" not in result
+    ((version, features),) = [(found["version"], found["features"]) for found in result["runtimes"]]
+    assert features == asked(box, "features")
+    # As the documentation says it.
+    numbers = tuple(int(number) for number in re.findall(r"\d+", version)[:3])
+    assert bool(features) == (numbers >= {"runc": (1, 1, 0), "crun": (1, 8, 6)}[box.name])
+    if features:
+        assert {"prestart", "createRuntime", "poststop"} <= set(features["hooks"])
+        assert {"pid", "mount", "user"} <= set(features["linux"]["namespaces"])
+        assert features["linux"]["cgroup"]["v2"] is True
+
+
+def test_statistics(box: Box) -> None:
+    """Those of the control groups are told with both runtimes, and what runc itself counts beside them."""
+    resources = {"memory": {"limit": 64 << 20}, "pids": {"limit": 20}}
+    configure(box.bundle, linux={"resources": resources})
+    box.started()
+    for status in ("running", "paused"):
+        box.run(state={"running": "started"}.get(status, status))
+        entry = box.info()
+        found = entry["statistics"]
+        assert (entry["status"], found["memory_limit"], found["pids"], found["pids_limit"]) == (status, 64 << 20, 1, 20)
+        printed = asked(box, "events", "--stats", box.id)
+        assert (printed is None) == (box.name == "crun")
+        if printed is None:
+            assert entry["events"] is None
+            continue
+        events = entry["events"]
+        assert set(events) == set(printed["data"])
+        assert events["memory"]["usage"]["limit"] == 64 << 20
+        assert events["pids"] == {"current": 1, "limit": 20}
+        assert 0 < events["cpu"]["usage"]["total"] <= printed["data"]["cpu"]["usage"]["total"]
+    box.run(state="stopped", stop_timeout=0)
+    assert (box.info()["events"], box.info()["statistics"]) == (None, None)
 
 
 # --------------------------------------------------------------------------------------------------------- checkpoints

@@ -272,6 +272,46 @@ def test_states(tmp_path: Path) -> None:
     assert runtime.parse_state([]) is None
 
 
+FEATURES = {"ociVersionMin": "1.0.0", "ociVersionMax": "1.1.0", "hooks": ["prestart"], "linux": {}}
+
+
+@pytest.mark.parametrize(
+    ("answer", "features"),
+    [
+        ((0, json.dumps(FEATURES), ""), FEATURES),
+        ((1, "", "unknown command features"), None),
+        # What an unknown command prints with older ones.
+        ((0, "NAME:\n   runc - Open Container Initiative runtime\n", "No help topic for 'features'"), None),
+        ((0, "{}", ""), None),
+        ((0, "[]", ""), None),
+    ],
+)
+@pytest.mark.parametrize("name", ["runc", "crun"])
+def test_features(name: str, answer: tuple[int, str, str], features: dict[str, t.Any] | None) -> None:
+    recorder = Recorder(answer)
+    assert Runtime(name, name, run=recorder).features() == features
+    assert recorder.calls[0][-1] == "features"
+
+
+@pytest.mark.parametrize(
+    ("text", "events"),
+    [
+        ('{"type": "stats", "id": "box", "data": {"pids": {"current": 1}}}', {"pids": {"current": 1}}),
+        ('{"type": "stats", "id": "box", "data": null}', None),
+        ("no", None),
+        ("", None),
+    ],
+)
+def test_events(text: str, events: dict[str, t.Any] | None) -> None:
+    recorder = Recorder((0, text, ""))
+    assert Runtime("runc", "runc", run=recorder).events("box") == events
+    assert recorder.calls[0][-3:] == ["events", "--stats", "box"]
+    # crun has no such command, and is not asked.
+    recorder = Recorder((0, text, ""))
+    assert Runtime("crun", "crun", run=recorder).events("box") is None
+    assert recorder.calls == []
+
+
 def test_what_a_failed_creation_means() -> None:
     bundle = container.Bundle("/b")
     for why, code in (

@@ -288,7 +288,7 @@ class Runtime:
         return data if isinstance(data, dict) else None
 
     def features(self) -> Json | None:
-        """``features``; None when it is too old for that (runc before 1.1, crun before 1.9)."""
+        """``features``; None when it is too old for that (runc before 1.1, crun before 1.8.6)."""
         document = parse_json(self.call("features").stdout)
         return document if isinstance(document, dict) and "ociVersionMin" in document else None
 
