@@ -69,7 +69,8 @@ image:
           directory and stop signal are then in RV(losses); M(lxcri.proxmox.lxc_raw_config) sets them.
         - Before Proxmox VE 9.1 the C(/sbin/init) of that template runs the command of the image, which needs a shell in
           it. Addresses are then in RV(losses).
-        - V(auto) is V(registry) where that is possible, else V(upload), and V(template) before Proxmox VE 9.1.
+        - V(auto) is V(registry) where that is possible, else V(upload), and V(template) before Proxmox VE 9.1. With
+          credentials that C(skopeo login) or C(docker login) has left where the module runs it is V(upload) too.
       type: str
       choices: [auto, registry, upload, template]
       default: auto

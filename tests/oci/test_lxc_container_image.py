@@ -227,6 +227,40 @@ def test_with_a_file_of_credentials(lxc: Lxc, registry: Registry, tmp_path: Path
     lxc.refused("unauthorized", **{**given, "vmid": 202, "hostname": "b"})
 
 
+@pytest.mark.parametrize("file", [".docker/config.json", ".config/containers/auth.json"])
+@pytest.mark.parametrize("of", ["it", "its namespace", "another"])
+def test_with_a_login_that_was_left_here(
+    lxc: Lxc,
+    registry: Registry,
+    tmp_path: Path,
+    options: Options,
+    monkeypatch: pytest.MonkeyPatch,
+    hostile: Hostile,
+    file: str,
+    of: str,
+) -> None:
+    """With credentials for it the image is pulled here: the node would pull it without any."""
+    (tmp_path / file).parent.mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    # As if the node trusted its certificate.
+    monkeypatch.setenv("SSL_CERT_FILE", str(registry.certificate))
+    if of == "another":
+        reference = hostile.serve(build(busybox_layer(), config=PROCESS), "shop/public", "1")
+        lxc.cluster.call("publish", reference, {"config": PROCESS})
+    else:
+        reference, _digest = pushed(registry, tmp_path, "shop/private")
+    name = f"{registry.host}/shop" if of == "its namespace" else registry.host
+    login = {"auth": base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()}
+    (tmp_path / file).write_text(json.dumps({"auths": {name: login}}))
+    given = without_login(options(reference, ca_path=None))
+    run = lxc.converge(**given)
+    way = "oci-registry-pull" if of == "another" else "upload"
+    assert run.writes[0][:2] == ("POST", f"/nodes/pve1/storage/local/{way}")
+    # Who wants that the node pulls gets it.
+    assert lxc.check(**{**given, "vmid": 202, "hostname": "b", "image": {**given["image"], "method": "registry"}}).plan
+
+
 @pytest.mark.parametrize("hostile", [True], indirect=True)
 def test_with_a_token(lxc: Lxc, hostile: Hostile, options: Options) -> None:
     reference = hostile.serve(build(busybox_layer(), config=PROCESS), "shop/token", "1")

@@ -121,6 +121,20 @@ def test_the_way_to_the_storage(options: dict[str, t.Any], version: tuple[int, .
 
 
 @pytest.mark.parametrize(
+    ("options", "version", "method"),
+    [
+        ({}, (9, 2), "upload"),
+        ({}, (9, 0), "template"),
+        ({"method": "registry"}, (9, 2), "registry"),
+    ],
+)
+def test_the_way_with_credentials_where_the_module_runs(
+    options: dict[str, t.Any], version: tuple[int, ...], method: str
+) -> None:
+    assert image.choose_method(spec(**options), version, has_login=True) == method
+
+
+@pytest.mark.parametrize(
     ("text", "version"), [("9.2.11", (9, 2)), ("8.4-1", (8, 4)), ("10.0~beta", (10, 0)), (None, ())]
 )
 def test_versions(text: t.Any, version: tuple[int, ...]) -> None:

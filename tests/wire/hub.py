@@ -47,6 +47,9 @@ class Hub:
         manifest = json.loads(self._blobs[str(reference.digest)])
         return self._blobs[manifest["config"]["digest"]]
 
+    def has_login(self, _reference: Reference) -> bool:
+        return False
+
 
 def _config(image: Built) -> t.Any:
     document = json.loads(image.blobs[image.digest])

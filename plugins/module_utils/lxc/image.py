@@ -208,8 +208,10 @@ class Artefact:
         return Mark(str(self.spec.reference), self.found.digest)
 
 
-def choose_method(spec: ImageSpec, version: tuple[int, ...]) -> str:
+def choose_method(spec: ImageSpec, version: tuple[int, ...], has_login: bool = False) -> str:
     """How the image comes to the storage of a Proxmox of some version.
+
+    has_login: whether there are credentials for it where the module runs, which the node would not use.
 
     Raises:
         Failure: ``invalid_option``, ``version_too_old``.
@@ -217,7 +219,7 @@ def choose_method(spec: ImageSpec, version: tuple[int, ...]) -> str:
     able = version >= IMAGES_SINCE
     method = spec.method
     if method == "auto":
-        method = ("registry" if spec.is_anonymous_tag else "upload") if able else "template"
+        method = ("registry" if spec.is_anonymous_tag and not has_login else "upload") if able else "template"
     if method in IMPORTED and not able:
         raise Failure(
             "version_too_old",

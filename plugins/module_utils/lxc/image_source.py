@@ -68,6 +68,14 @@ class Inspector(Skopeo):
         command = ["inspect", "--config", "--raw", *self._tls("")]
         return self._run(reference, command, [f"docker://{reference}"]).stdout
 
+    def has_login(self, reference: Reference) -> bool:
+        """Whether ``skopeo login`` or ``docker login`` has left credentials for it here."""
+        try:
+            self._run(reference, ["login", "--get-login"], [reference.name])
+        except Failure:
+            return False
+        return True
+
 
 class Images:
     """Images by their declarations. Each is looked up once. Safe to use from several threads."""
@@ -115,7 +123,7 @@ class Images:
             Failure: ``storage_missing``, ``storage_unsuitable``, ``version_too_old``, ``invalid_option``.
         """
         version = self._once("version", lambda: parse_version((self._client.get("version") or {}).get("version")))
-        method = choose_method(spec, version)
+        method = choose_method(spec, version, self._has_login(spec, timeout))
         able = version >= IMAGES_SINCE
         if method in IMPORTED:
             refuse_control_characters(found.process, imported_as_it_is=True)
@@ -130,6 +138,12 @@ class Images:
             if method != "registry":
                 storage.refuse_backend()
         return Artefact(spec, found, node, method, volume, listed, able)
+
+    def _has_login(self, spec: ImageSpec, timeout: float) -> bool:
+        if spec.method != "auto" or not spec.is_anonymous_tag:
+            return False
+        name = spec.reference.name
+        return self._once(("login", name), lambda: _inspector(spec, timeout).has_login(spec.reference))
 
     def place(self, image: Artefact, timeout: float) -> None:
         """Pull an image, and upload it in the form that its method says.
