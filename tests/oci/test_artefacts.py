@@ -18,6 +18,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci import bundle
 from ansible_collections.lxcri.proxmox.tests.oci.images import (
     BUSYBOX,
     build,
@@ -28,6 +29,7 @@ from ansible_collections.lxcri.proxmox.tests.oci.images import (
     layer,
     listing,
 )
+from ansible_collections.lxcri.proxmox.tests.oci.kill_artefacts import params_of, work
 from ansible_collections.lxcri.proxmox.tests.oci.module import run_module
 from ansible_collections.lxcri.proxmox.tests.oci.registry import PASSWORD, USER, Registry
 from ansible_collections.lxcri.proxmox.tests.oci.test_bundle_run import name, run
@@ -142,6 +144,23 @@ def test_another_command_is_another_template(app: str, tmp_path: Path) -> None:
     # What only matters to who runs it changes nothing in it.
     assert artefact(**params, hostname="x")["changed"] is False
     assert artefact(**params, hostname="x")["file_name"] == first["file_name"]
+
+
+@pytest.mark.parametrize("form", ["lxc_template", "oci_archive"])
+def test_a_newer_converter_makes_it_anew(
+    app: str, cluster: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    """What an older one has made is not taken, neither here nor on a storage."""
+    place = tmp_path / "cache"
+    params = params_of({"layout": app, "format": form, "path": str(place), "upload": target(cluster)})
+    old = work(params)
+    monkeypatch.setattr(bundle, "CONVERTER", bundle.CONVERTER + 1)
+    new = work(params)
+    assert [change["key"] for change in new["plan"]] == ["file", "volume"]
+    assert old["key"] != new["key"]
+    assert sorted(os.listdir(place)) == sorted([old["file_name"], new["file_name"]])
+    assert cluster.call(lambda running: running.uploaded["filename"]) == new["file_name"] != old["file_name"]
+    assert work(params)["changed"] is False
 
 
 def restored(path: str, directory: Path) -> Path:

@@ -14,6 +14,7 @@ import typing as t
 from pathlib import Path
 
 import pytest
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc import image_source
 from ansible_collections.lxcri.proxmox.tests.oci.hostile import IDENTITY, Hostile
 from ansible_collections.lxcri.proxmox.tests.oci.images import build, busybox_layer, entry, index, layer
 from ansible_collections.lxcri.proxmox.tests.oci.registry import PASSWORD, USER, Registry
@@ -80,7 +81,7 @@ def test_with_credentials_it_is_pulled_here_and_uploaded(
     assert not (tmp_path / "store").exists()
     run = lxc.converge(**options(reference))
     assert check.plan == run.plan
-    name = f"{registry.host.replace(':', '_')}_shop_app_1_{digest[7:39]}.tar"
+    name = f"{registry.host.replace(':', '_')}_shop_app_1_{digest[7:39]}-2.tar"
     assert [(method, path) for method, path, _params in run.writes] == [
         ("POST", UPLOAD),
         ("POST", "/nodes/pve1/lxc"),
@@ -181,6 +182,22 @@ def test_a_converted_template(lxc: Lxc, registry: Registry, tmp_path: Path, opti
         assert ("lxc.init.cwd", "/srv/app") in losses
         assert config["entrypoint"] == "/bin/sh -c 'sleep 60'"
         assert config["env"] == "PATH=/bin\0MODE=image"
+
+
+@pytest.mark.parametrize("method", ["upload", "template"])
+def test_a_newer_converter_makes_it_anew(
+    lxc: Lxc, registry: Registry, tmp_path: Path, options: Options, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """What an older one has made is not taken for a new container, and a container that is there stays as it is."""
+    reference, _digest = pushed(registry, tmp_path, f"shop/newer-{method}")
+    lxc.apply(**options(reference, method=method))
+    before, _data = uploaded(lxc)
+    monkeypatch.setattr(image_source, "CONVERTER", image_source.CONVERTER + 1)
+    assert lxc.apply(**options(reference, method=method)).writes == []
+    run = lxc.converge(**{**options(reference, method=method), "vmid": 202, "hostname": "app-2"})
+    after, _data = uploaded(lxc)
+    assert after != before
+    assert run.writes[1][2]["ostemplate"] == f"local:vztmpl/{after}"
 
 
 @pytest.mark.parametrize("release", ["8.4.14", "9.2.11"])

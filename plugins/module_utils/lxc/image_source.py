@@ -37,7 +37,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.recreate import 
     journal_of,
     volumes_of,
 )
-from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.archive import build_artefact
+from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.archive import SUFFIXES, build_artefact
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.bundle import CONVERTER
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.layout import invalid
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.reference import Reference, parse_platform
@@ -128,8 +128,10 @@ class Images:
         if method in IMPORTED:
             refuse_control_characters(found.process, imported_as_it_is=True)
             refuse_unreadable(found.process)
-        suffix = f"-{CONVERTER}.tar.zst" if method == "template" else ".tar"
-        name = f"{file_stem(spec.reference, found.digest)}{suffix}"
+        # What the node pulls is made by Proxmox.
+        converter = "" if method == "registry" else f"-{CONVERTER}"
+        suffix = SUFFIXES[_FORMATS.get(method, "oci_archive")]
+        name = f"{file_stem(spec.reference, found.digest)}{converter}{suffix}"
         storage = Storage(self._client, node, spec.storage, timeout)
         volume = storage.volume_id(name)
         listed = storage.find(name) is not None
