@@ -33,6 +33,7 @@ from ansible_collections.lxcri.proxmox.tests.oci.images import (
     listing,
     sha256,
 )
+from ansible_collections.lxcri.proxmox.tests.oci.module import run_module
 from ansible_collections.lxcri.proxmox.tests.oci.registry import PASSWORD, USER, Registry
 from ansible_collections.lxcri.proxmox.tests.oci.stores import Images, code_of
 
@@ -102,6 +103,29 @@ def test_other_tools_read_the_store(registry: Registry, images: Images, tmp_path
     argv = ["skopeo", "inspect", "--raw", f"oci:{images.path}:{reference}"]
     done = subprocess.run(argv, capture_output=True, check=True)
     assert json.loads(done.stdout)["layers"]
+
+
+@pytest.mark.parametrize("module", ["oci_image", "oci_bundle", "lxc_template", "oci_archive"])
+@pytest.mark.parametrize("indexed", [True, False], ids=["index", "manifest"])
+def test_what_check_mode_asks_of_an_image_that_is_not_here(
+    registry: Registry, images: Images, tmp_path: Path, module: str, indexed: bool
+) -> None:
+    """Manifests only: the index, and the manifest for the platform in it."""
+    platforms = [("linux/amd64", hello("x")), ("linux/arm64", hello("y", architecture="arm64"))]
+    image = index(*platforms) if indexed else platforms[0][1]
+    reference = registry.push(image.write(tmp_path / "source"), f"check/{module.replace('_', '-')}-{int(indexed)}")
+    paths(registry)
+    if module == "oci_image":
+        result = images.run(check_mode=True, images=[reference])
+    else:
+        made = {"image": reference, "path": str(tmp_path / "made"), **images.options}
+        form = "bundle" if module == "oci_bundle" else module
+        result = run_module("oci_bundle", {**made, "format": form}, check_mode=True)
+    assert result["changed"] is True, result
+    wanted = ["latest", platforms[0][1].digest] if indexed else ["latest"]
+    assert [path.rpartition("/")[2] for path in paths(registry) if path != "/v2/"] == wanted
+    assert not (tmp_path / "made").exists()
+    assert not images.path.exists()
 
 
 def test_what_the_second_run_asks(registry: Registry, images: Images, tmp_path: Path) -> None:
