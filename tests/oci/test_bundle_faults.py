@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import tarfile
 import typing as t
 from pathlib import Path
@@ -45,3 +46,19 @@ def test_a_wrong_image(tmp_path: Path, what: str, kind: str) -> None:
     assert failed["failure"]["hint"]
     assert os.listdir(place.parent) == []
     assert run(build(busybox_layer()), "right")["changed"] is True
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    """A specification beside a root file system that somebody else has made, and mounted to be read only."""
+    place = tmp_path / "bundle"
+    (place / "rootfs").mkdir(parents=True)
+    subprocess.run(["mount", "--bind", "-o", "ro", str(place), str(place)], check=True)
+    params = {"path": str(place), "spec_only": True, "process": {"args": ["sh"]}}
+    try:
+        failed = run_module("oci_bundle", params)
+        assert failed["failure"]["code"] == "store_failed", failed
+        assert os.listdir(place) == ["rootfs"]
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+    assert os.listdir(tmp_path) == ["bundle"]
+    assert run_module("oci_bundle", params)["changed"] is True

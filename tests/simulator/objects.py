@@ -229,6 +229,7 @@ class Objects(FakePve):
             ("POST", "/cluster/replication", self._replication_create),
             ("PUT", "/cluster/replication/{id}", self._replication_update),
             ("DELETE", "/cluster/replication/{id}", self._replication_delete),
+            ("GET", "/nodes/{node}/replication", self._replications_of_node),
             ("GET", "/cluster/ha/resources", self._ha_resources_get),
             ("POST", "/cluster/ha/resources", self._ha_resource_create),
             ("PUT", "/cluster/ha/resources/{sid}", self._ha_resource_update),
@@ -847,6 +848,15 @@ class Objects(FakePve):
             for name, job in sorted(self.replications.items())
             if self._may(user, f"/vms/{job['guest']}", "VM.Audit")
         ]
+
+    async def _replications_of_node(self, v: Values, user: str) -> list[Values]:
+        """status of PVE/API2/Replication.pm: the jobs of the guests that are on the node (PVE/ReplicationState.pm)."""
+        found = []
+        for job in await self._replications_get(v, user):
+            guest = self.guest(job["guest"])
+            if guest and guest.node == v["node"] and v.get("guest", job["guest"]) == job["guest"]:
+                found.append(job)
+        return found
 
     async def _replication_create(self, v: Values, user: str) -> None:
         given = dict(v)

@@ -407,6 +407,15 @@ def test_high_availability_forbids_it(lxc: Lxc, hub: Hub, state: str) -> None:
     lxc.refused("ha_managed", **options())
 
 
+def test_a_replication_forbids_it(lxc: Lxc, hub: Hub) -> None:
+    filled(lxc, hub)
+    jobs = {f"{vmid}-0": {"guest": vmid, "type": "local", "target": "pve2"} for vmid in (201, 999)}
+    lxc.cluster.call(lambda cluster: cluster.replications.update(jobs))
+    lxc.refused("replicated", **options())
+    lxc.cluster.call(lambda cluster: cluster.replications.pop("201-0"))
+    lxc.converge(**options())
+
+
 def test_protection_forbids_it(lxc: Lxc, hub: Hub) -> None:
     filled(lxc, hub)
     lxc.cluster.call(lambda cluster: cluster.ct(201).config.update(protection=1))
