@@ -44,6 +44,11 @@ NEEDED = {
 }
 # Scripts that run in the machine when it has booted for the first time.
 IN_THE_MACHINE = ("setup", "settle")
+# The agent may answer before there is a bus by which systemd could be asked.
+BOOTED = """
+until test -S /run/dbus/system_bus_socket; do sleep 0.5; done
+systemctl is-system-running --wait || systemctl --failed >&2
+"""
 KEPT = 2
 
 
@@ -270,7 +275,7 @@ def wait_for_boot(agent: qemu.GuestAgent, work: Path) -> None:
     while time.monotonic() < deadline:
         with contextlib.suppress(TimeoutError):
             agent.sync(5)
-            run(agent, "systemctl is-system-running --wait || systemctl --failed >&2")
+            run(agent, BOOTED)
             return
     tail = (work / "console.log").read_text(encoding="utf-8", errors="replace")[-2000:]
     raise qemu.LabError(f"the machine does not boot: {tail}")

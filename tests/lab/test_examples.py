@@ -75,7 +75,7 @@ def prepare(machine: Machine, module: str) -> None:
         machine.run("cp /etc/pve/lxc/102.conf /etc/pve/lxc/201.conf")
     if module == "zfs_replica":
         # The other node is this one, and there is something to replicate.
-        machine.run("echo 127.0.0.1 pve2 >>/etc/hosts; ssh-keyscan pve2 >>/root/.ssh/known_hosts 2>/dev/null")
+        machine.run("echo 127.0.0.1 pve2 >>/etc/hosts; ssh-keyscan -T 60 pve2 >>/root/.ssh/known_hosts 2>/dev/null")
         machine.run("zfs create -o canmount=off rpool/replica")
         checkpoint(machine, vmids=["101", "102"], name="one")
     if module == "oci_container":
