@@ -29,7 +29,7 @@ NEW: dict[str, t.Any] = {
     "memory": 256,
 }
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
-PATIENCE = 120.0
+PATIENCE = 240.0
 
 
 @dataclass
@@ -176,6 +176,7 @@ class Running:
             status = self._process.wait(PATIENCE)
         finally:
             self._process.kill()
+            self._process.wait()
             for reader in self._readers:
                 reader.join()
             for stream in (self._process.stdout, self._process.stderr):
