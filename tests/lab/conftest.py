@@ -14,6 +14,16 @@ from ansible_collections.lxcri.proxmox.tests.lab.plugin import machine, session_
 __all__ = ["machine", "session_machine"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests with a time limit of their own take longest. They come first, so that both machines end together."""
+    items.sort(key=_limit, reverse=True)
+
+
+def _limit(item: pytest.Item) -> float:
+    mark = item.get_closest_marker("timeout")
+    return mark.args[0] if mark else 0.0
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> t.Generator[None, pytest.TestReport, pytest.TestReport]:
     """Tell what the machine did when a test failed in it."""

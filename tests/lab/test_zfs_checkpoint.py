@@ -266,12 +266,12 @@ def test_keep(machine: Machine) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"state": "absent", "name": "auto-1"},
-        {"state": "absent", "name": "auto-2", "release": "audit"},
-        {"state": "absent", "keep": {"last": 1}},
-        {"name": "auto-3", "hold": "audit"},
         {"name": "auto-3", "keep": {"last": 1}},
-        {"name": "auto-1", "hold": "audit"},
+        pytest.param({"state": "absent", "name": "auto-1"}, marks=pytest.mark.slow),
+        pytest.param({"state": "absent", "name": "auto-2", "release": "audit"}, marks=pytest.mark.slow),
+        pytest.param({"state": "absent", "keep": {"last": 1}}, marks=pytest.mark.slow),
+        pytest.param({"name": "auto-3", "hold": "audit"}, marks=pytest.mark.slow),
+        pytest.param({"name": "auto-1", "hold": "audit"}, marks=pytest.mark.slow),
     ],
 )
 def test_check_mode_of_several_steps(machine: Machine, options: dict[str, t.Any]) -> None:

@@ -491,7 +491,9 @@ def test_by_proxmox(machine: Machine) -> None:
     assert "mp0 has no backup=1" in refused(machine, "no_method", **run, name="three")["message"]
 
 
-@pytest.mark.parametrize(("feature", "method"), [('"hasFeature":1', "snapshot"), ("", "vzdump")])
+@pytest.mark.parametrize(
+    ("feature", "method"), [('"hasFeature":1', "snapshot"), pytest.param("", "vzdump", marks=pytest.mark.slow)]
+)
 def test_by_proxmox_killed(machine: Machine, feature: str, method: str) -> None:
     """What Proxmox has made of a checkpoint that was interrupted is found again, and made anew."""
     machine.write("/etc/pve/lxc/110.conf", "arch: amd64\nhostname: dir\nrootfs: local:110/vm-110-disk-0.raw,size=1G\n")
