@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import fcntl
+import inspect
 import re
 import shutil
 import typing as t
@@ -101,17 +102,26 @@ def test_what_killed_runs_have_left(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def literals(text: str) -> list[str]:
+    """The texts in quotation marks."""
+    return re.findall(r'"([^"]+)"', text)
+
+
 def killed_at() -> set[str]:
-    """The steps at which tests of the machine kill a run, with or without the kind before them."""
+    """The steps, each with its kind, at which tests of the machine kill a run."""
     found: set[str] = set()
-    for module in (test_zfs_checkpoint, test_zfs_replica, test_zfs_restore):
-        for test in vars(module).values():
-            for mark in getattr(test, "pytestmark", []):
-                if mark.name == "parametrize" and mark.args[0] == "step":
-                    found.update(getattr(value, "values", [value])[0] for value in mark.args[1])
-        text = Path(module.__file__ or "").read_text(encoding="utf-8")
-        found.update(re.findall(r'"LAB_KILL_AT": f?"([^"]+)"', text))
-        found.update(re.findall(r'f"(restore:[^"]+)"', text))
+    modules = (test_zfs_checkpoint, test_zfs_replica, test_zfs_restore)
+    for test in (value for module in modules for value in vars(module).values()):
+        if not inspect.isfunction(test) or not test.__name__.startswith("test_"):
+            continue
+        source = inspect.getsource(test)
+        kills = re.findall(r'"LAB_KILL_AT": (?:f?"([^"]+)"|(step))', source)
+        values = {step for several in re.findall(r"for step in \((.*?)\):", source) for step in literals(several)}
+        for mark in getattr(test, "pytestmark", []):
+            if mark.name == "parametrize" and mark.args[0] == "step":
+                values |= {getattr(value, "values", [value])[0] for value in mark.args[1]}
+        for literal, variable in kills:
+            found |= {(literal or f"{{{variable}}}").replace("{step}", value) for value in values or {""}}
     return found
 
 
@@ -126,6 +136,5 @@ def test_each_step_has_a_test_that_kills_at_it() -> None:
     assert len(steps) > 20
     tested = killed_at()
     for step in sorted(steps):
-        kind, name = step.split(":", 1)
-        pattern = re.compile(rf"({kind}:)?" + re.sub(r"\\{.*?\\}", ".+", re.escape(name)))
+        pattern = re.compile(re.sub(r"\\{.*?\\}", ".+", re.escape(step)))
         assert any(map(pattern.fullmatch, tested)), step
