@@ -687,6 +687,27 @@ def test_while_it_is_restored(
     lab.settled()
 
 
+@pytest.mark.parametrize("work", ["keep", "absent"])
+def test_held_meanwhile(make: t.Callable[[], Lab], monkeypatch: pytest.MonkeyPatch, work: str) -> None:
+    """A hold that succeeded keeps the checkpoint whole, also from a removal that was decided before."""
+    lab = make()
+    locked = lab.host.locked
+
+    def meanwhile(*args: t.Any) -> contextlib.AbstractContextManager[None]:
+        hold(lab.host, lab.store, ["web"], "one", "audit", held=True, check_mode=False)
+        return locked(*args)
+
+    monkeypatch.setattr(lab.host, "locked", meanwhile)
+    with pytest.raises(Failure) as failed:
+        if work == "keep":
+            prune(lab.host, lab.store, ["web"], {"last": 1}, prefix="")
+        else:
+            remove(lab.host, lab.store, ["web"], "one", check_mode=False)
+    assert "The checkpoints of" in failed.value.message
+    assert [lab.world.snap(f"{name}@one").holds for name in VOLUMES] == [{"audit"}] * 2
+    assert sorted(lab.store.load("web", "one")) == ["config", "record"]
+
+
 @pytest.mark.parametrize("safety", [True, False])
 def test_what_went_before_it_began(make: t.Callable[[], Lab], monkeypatch: pytest.MonkeyPatch, safety: bool) -> None:
     """While it waited for the lock. The container is not even stopped."""
