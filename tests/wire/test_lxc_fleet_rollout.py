@@ -1157,3 +1157,17 @@ def test_nothing_is_rolled_back_because_ssh_does_not_reach_a_node(
     (ssh / "status").write_text("0")
     web(health=health, memory=512).succeeded()
     assert web.snapshots() == {}
+
+
+def test_what_is_not_reached_after_a_rollback_is_not_said_to_be_broken(
+    cluster: Simulator, services: Services, ssh: Path
+) -> None:
+    web = Fleet(cluster, services, replicas=1)
+    health = {**HEALTH, "command": ["pg_isready"]}
+    web(health=health).succeeded()
+    on_request(cluster, "PUT", "/config", lambda _cluster, _request: (ssh / "status").write_text("2"))
+    on_request(cluster, "POST", "/rollback", lambda _cluster, _request: (ssh / "status").write_text("255"))
+    run = web(health=health, memory=512)
+    assert run.codes() == {"web-1": "health_check_failed"}
+    assert "It was rolled back; whether it works is not known." in run.result["msg"]
+    assert (web.memories(), web.snapshots()) == ([256], {})

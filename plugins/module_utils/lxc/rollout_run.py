@@ -398,14 +398,15 @@ class RollingEngine(Engine):
         """Whether all containers of a replica run and are healthy."""
         return unit.runs and all(self._is_healthy(member.outcome) for member in unit.members)
 
-    def _is_healthy(self, outcome: Outcome) -> bool:
+    def _is_healthy(self, outcome: Outcome) -> bool | None:
+        """Whether a container that runs is healthy; None when it could not be asked, and cannot be counted on."""
         if not outcome.declared.health or outcome.after is None:
             return True
         try:
             outcome.health = self._checker.check(outcome.declared.health, outcome.after)
         except Failure as failure:
-            # What cannot be asked cannot be counted on.
             outcome.health = Verdict(False, "health", failure.message, 1, 0.0)
+            return None
         return outcome.health.healthy
 
     def _send_home(self, member: Member) -> None:
@@ -686,9 +687,11 @@ def _blame(report: Report, units: t.Sequence[Unit]) -> None:
             outcome.failure = _stopped(outcome)
 
 
-def _tell(failure: Failure, works: bool) -> None:
+def _tell(failure: Failure, works: bool | None) -> None:
+    """Say that it was rolled back. works: None when nobody knows."""
     failure.details["rolled_back"] = True
-    failure.message += f" It was rolled back{' and works as before' if works else ', and does not work either'}."
+    said = {True: " and works as before", False: ", and does not work either", None: "; whether it works is not known"}
+    failure.message += f" It was rolled back{said[works]}."
 
 
 def _is_superfluous(outcome: Outcome) -> bool:
