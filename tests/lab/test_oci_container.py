@@ -87,6 +87,21 @@ def info(machine: Machine, runtime: str) -> dict[str, t.Any]:
     return t.cast("dict[str, t.Any]", entry)
 
 
+def test_what_a_newer_runtime_tells(machine: Machine, name: str) -> None:
+    """Both have ``features``, and what runc counts is that of version 2."""
+    converge(machine, name, state="started", bundle=BUNDLE)
+    result = machine.module("oci_container_info", {"ids": ["box"], "runtime": name})
+    (found,), (entry,) = result["runtimes"], result["containers"]
+    assert found["features"] == json.loads(machine.run(f"{name} features").stdout)
+    assert "createRuntime" in found["features"]["hooks"]
+    assert found["features"]["linux"]["cgroup"]["v2"] is True
+    if name == "crun":
+        assert entry["events"] is None
+    else:
+        assert entry["events"]["memory"]["usage"]["limit"] == 64 << 20
+        assert entry["events"]["pids"]["limit"] == 50
+
+
 def test_limits_of_version_2(machine: Machine, name: str) -> None:
     """They are read back from the files of version 2, and after an update."""
     converge(machine, name, state="started", bundle=BUNDLE)
