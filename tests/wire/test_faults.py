@@ -118,7 +118,7 @@ def test_a_lock_that_comes_in_between_is_not_fought(lxc: Lxc) -> None:
 
 def test_the_configurations_lock_is_waited_for(lxc: Lxc, impatient: None) -> None:
     lxc.add(201)
-    lxc.cluster.call("hold_config_lock", 201, 15)
+    on_request(lxc.cluster, "PUT", CONFIG, lambda cluster, _request: cluster.hold_config_lock(201, 15))
     run = lxc(**HERE, state="stopped", memory=1024)
     assert [path for _method, path, _params in run.writes] == [CONFIG] * 2
     assert (run.changed, lxc.ct().config["memory"]) == (True, 1024)

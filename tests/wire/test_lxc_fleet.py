@@ -192,7 +192,7 @@ def test_one_list_of_a_node_serves_all_tasks_there(fleet: Fleet, cluster: Simula
     assert len(asked) < 2 * 8
 
 
-@pytest.mark.parametrize("concurrency", [1, 2, 5])
+@pytest.mark.parametrize(("concurrency", "cluster"), [(1, {}), (2, {}), (5, {"time_scale": 0.2})], indirect=["cluster"])
 def test_never_more_tasks_on_a_node_than_asked_for(fleet: Fleet, cluster: Simulator, concurrency: int) -> None:
     most = cluster.call(watch_tasks)
     run = fleet(*names(21), concurrency=concurrency)
