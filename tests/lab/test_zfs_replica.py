@@ -10,6 +10,7 @@ import typing as t
 
 import pytest
 from ansible_collections.lxcri.proxmox.tests.lab.machine import PACKAGES, Machine
+from ansible_collections.lxcri.proxmox.tests.lab.support import refused
 
 TARGET = "backup/replica"
 COUNTER = "rpool/data/subvol-103-disk-0"
@@ -464,11 +465,8 @@ def test_what_is_mounted_by_hand(machine: Machine) -> None:
         columns = "mountpoint,canmount,mounted"
         there = f"{options['target']}/{LEGACY}"
         assert machine.run(f"zfs list -H -o {columns} {there}").stdout.split() == ["none", "noauto", "no"]
-    restore = {"vmids": ["102"], "state": "restored"}
-    before = everything(machine)
-    refused = machine.module("zfs_checkpoint", restore)
-    assert (refused["failure"]["code"], refused["failure"]["details"]["dataset"]) == ("dataset_busy", LEGACY)
-    assert everything(machine) == before
+    restore: dict[str, t.Any] = {"vmids": ["102"], "state": "restored"}
+    assert refused(machine, "dataset_busy", **restore)["details"]["dataset"] == LEGACY
     machine.run("umount /srv/x")
     assert machine.module("zfs_checkpoint", restore)["changed"]
     machine.run(f"mount -t zfs {LEGACY} /srv/x && test ! -e /srv/x/new")
