@@ -206,6 +206,13 @@ def test_a_server_that_means_no_good(hostile: int, output: str) -> None:
     assert time.monotonic() - began < 3
 
 
+@pytest.mark.parametrize("hostile", [be_silent], indirect=True)
+def test_whichever_limit_is_reached_first(hostile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of the socket, or that of the whole request."""
+    monkeypatch.setattr(health_run, "_expire", lambda _copy, _expired: None)
+    assert check(replace(ONCE, http=Http(hostile))).output == "no answer within 0.5 s"
+
+
 @pytest.fixture(scope="module")
 def secured(tmp_path_factory: pytest.TempPathFactory) -> t.Iterator[tuple[int, str]]:
     """A web server with a certificate for ``localhost`` and 127.0.3.7; its port and its authority."""

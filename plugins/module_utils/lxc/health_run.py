@@ -278,6 +278,9 @@ def _request(check: Http, address: str, timeout: float) -> None:
 def _why(error: Exception, timeout: float) -> str:
     if isinstance(error, ssl.SSLError):
         return f"TLS: {error}"
+    if isinstance(error, socket.timeout):
+        # The socket's own limit can be faster than the timer.
+        return _reason(error, timeout)
     said = _reason(error, timeout) if isinstance(error, OSError) else f"{type(error).__name__} {error}".strip()
     return f"no HTTP answer: {said}"
 
