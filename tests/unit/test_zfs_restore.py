@@ -463,6 +463,21 @@ def test_each_command_fails(make: t.Callable[[], Lab], case: dict[str, t.Any]) -
 
 
 @contextlib.contextmanager
+def killed_at(step: str) -> t.Iterator[None]:
+    """The process ends at that step of a restore or of a clone."""
+
+    def reached(name: str) -> None:
+        if name == step:
+            raise KilledError
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(module, "reached", reached)
+        patched.setattr(clones, "reached", reached)
+        with pytest.raises(KilledError):
+            yield
+
+
+@contextlib.contextmanager
 def killed_before_entry(place: int) -> t.Iterator[None]:
     """The process ends before it changes the journal for that time."""
     left = iter(range(place - 1))
@@ -536,19 +551,13 @@ def test_a_journal_that_says_nothing(make: t.Callable[[], Lab], text: str) -> No
     assert failed.value.details["path"] == str(path)
 
 
-def test_what_is_written_afterwards_stays(make: t.Callable[[], Lab], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_written_afterwards_stays(make: t.Callable[[], Lab]) -> None:
     """A restore that was killed when the container ran again is not done once more."""
-
-    def reached(step: str) -> None:
-        if step == "restore:started":
-            raise KilledError
 
     for case in CASES:
         lab = make()
-        with monkeypatch.context() as patched:
-            patched.setattr(module, "reached", reached)
-            with pytest.raises(KilledError):
-                lab.restore(**case)
+        with killed_at("restore:started"):
+            lab.restore(**case)
         lab.world.write("later")
         lab.recover()
         assert lab.world.data() == ["later"] * 2
@@ -767,19 +776,13 @@ def test_what_came_before_it_began(make: t.Callable[[], Lab], monkeypatch: pytes
 @pytest.mark.parametrize("restarted", [True, False])
 @pytest.mark.parametrize("place", ["restore:stopped", f"restore:rolled back:{ROOT}"])
 def test_what_came_after_it_was_killed(
-    make: t.Callable[[], Lab], monkeypatch: pytest.MonkeyPatch, place: str, restarted: bool
+    make: t.Callable[[], Lab], place: str, restarted: bool
 ) -> None:
     """All of it is named before anything is touched: snapshots, and what a container that was started has written."""
     lab = make()
 
-    def reached(step: str) -> None:
-        if step == place:
-            raise KilledError
-
-    with monkeypatch.context() as patched:
-        patched.setattr(module, "reached", reached)
-        with pytest.raises(KilledError):
-            lab.restore("one", safety=False, lose=LOSE)
+    with killed_at(place):
+        lab.restore("one", safety=False, lose=LOSE)
     for name in VOLUMES:
         lab.world.zfs_snapshot([f"{name}@theirs"])
     if restarted:
@@ -806,19 +809,13 @@ def test_what_came_after_it_was_killed(
 
 @pytest.mark.parametrize("gone", ["snapshot", "volume", "another"])
 def test_a_checkpoint_that_went_after_it_was_killed(
-    make: t.Callable[[], Lab], monkeypatch: pytest.MonkeyPatch, gone: str
+    make: t.Callable[[], Lab], gone: str
 ) -> None:
     """One of the same name is another one."""
     lab = make()
 
-    def reached(step: str) -> None:
-        if step == "restore:stopped":
-            raise KilledError
-
-    with monkeypatch.context() as patched:
-        patched.setattr(module, "reached", reached)
-        with pytest.raises(KilledError):
-            lab.restore("two", safety=False)
+    with killed_at("restore:stopped"):
+        lab.restore("two", safety=False)
     if gone == "volume":
         del lab.world.volumes[DATA]
     else:
@@ -923,19 +920,13 @@ def test_a_clone_does_not_touch_what_is_not_its_own(make: t.Callable[[], Lab]) -
 
 
 def test_what_is_left_of_a_clone_and_a_container_made_since(
-    make: t.Callable[[], Lab], monkeypatch: pytest.MonkeyPatch
+    make: t.Callable[[], Lab]
 ) -> None:
     """The attempt was cleaned up by hand, and the id and the name are those of another container by now."""
     lab = make()
 
-    def reached(step: str) -> None:
-        if step == "clone:config":
-            raise KilledError
-
-    with monkeypatch.context() as patched:
-        patched.setattr(clones, "reached", reached)
-        with pytest.raises(KilledError):
-            lab.clone("one", "web2")
+    with killed_at("clone:config"):
+        lab.clone("one", "web2")
     theirs = ROOT.replace("web", "web2")
     lab.world.zfs_clone([f"{ROOT}@one", theirs])
     lab.world.volumes[theirs].data = "a year of data"
@@ -1050,20 +1041,13 @@ def test_what_cannot_be_undone(make: t.Callable[[], Lab], work: str) -> None:
     ],
 )
 def test_what_another_run_has_left_since_it_was_looked_for(
-    make: t.Callable[[], Lab], monkeypatch: pytest.MonkeyPatch, work: str, step: str
+    make: t.Callable[[], Lab], work: str, step: str
 ) -> None:
     """It is neither overwritten nor undone."""
     lab = make()
 
-    def reached(name: str) -> None:
-        if name == step:
-            raise KilledError
-
-    with monkeypatch.context() as patched:
-        patched.setattr(module, "reached", reached)
-        patched.setattr(clones, "reached", reached)
-        with pytest.raises(KilledError):
-            lab.clone("one", "web2") if step.startswith("clone") else lab.restore("two")
+    with killed_at(step):
+        lab.clone("one", "web2") if step.startswith("clone") else lab.restore("two")
     if step.startswith("clone"):
         Path(lab.host.config_path("web2")).unlink()
     before = lab.world.state(), [journal.read(lab.store, name) for name in ("web", "web2")]
