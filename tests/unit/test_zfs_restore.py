@@ -210,6 +210,10 @@ class World:
         above = [name for name, volume in self.volumes.items() if name.startswith(f"{argv[0]}/") and volume.mounted]
         if self.busy(argv[0]) or above:
             raise RefusedError(f"cannot unmount '{argv[0]}': pool or dataset is busy")
+        if self.volumes[argv[0]].properties.get("mountpoint") == "legacy":
+            raise RefusedError(
+                f"cannot unmount '{argv[0]}': legacy mountpoint\nuse umount(8) to unmount this filesystem"
+            )
         self.volumes[argv[0]].mounted = False
 
     def zfs_mount(self, argv: list[str]) -> None:
@@ -229,7 +233,8 @@ class World:
             raise AssertionError(target)
         if properties.get("refquota") == "none":
             del properties["refquota"]
-        self.volumes[target] = Volume(self.snap(source).data, [], self.snap(source), properties)
+        mounted = properties.get("mountpoint") != "legacy"
+        self.volumes[target] = Volume(self.snap(source).data, [], self.snap(source), properties, mounted=mounted)
 
     def zfs_promote(self, argv: list[str]) -> None:
         volume = self.volumes[argv[0]]
@@ -775,9 +780,7 @@ def test_what_came_before_it_began(make: t.Callable[[], Lab], monkeypatch: pytes
 
 @pytest.mark.parametrize("restarted", [True, False])
 @pytest.mark.parametrize("place", ["restore:stopped", f"restore:rolled back:{ROOT}"])
-def test_what_came_after_it_was_killed(
-    make: t.Callable[[], Lab], place: str, restarted: bool
-) -> None:
+def test_what_came_after_it_was_killed(make: t.Callable[[], Lab], place: str, restarted: bool) -> None:
     """All of it is named before anything is touched: snapshots, and what a container that was started has written."""
     lab = make()
 
@@ -808,9 +811,7 @@ def test_what_came_after_it_was_killed(
 
 
 @pytest.mark.parametrize("gone", ["snapshot", "volume", "another"])
-def test_a_checkpoint_that_went_after_it_was_killed(
-    make: t.Callable[[], Lab], gone: str
-) -> None:
+def test_a_checkpoint_that_went_after_it_was_killed(make: t.Callable[[], Lab], gone: str) -> None:
     """One of the same name is another one."""
     lab = make()
 
@@ -919,9 +920,7 @@ def test_a_clone_does_not_touch_what_is_not_its_own(make: t.Callable[[], Lab]) -
     assert journal.read(lab.store, "web2") is None
 
 
-def test_what_is_left_of_a_clone_and_a_container_made_since(
-    make: t.Callable[[], Lab]
-) -> None:
+def test_what_is_left_of_a_clone_and_a_container_made_since(make: t.Callable[[], Lab]) -> None:
     """The attempt was cleaned up by hand, and the id and the name are those of another container by now."""
     lab = make()
 
@@ -1040,9 +1039,7 @@ def test_what_cannot_be_undone(make: t.Callable[[], Lab], work: str) -> None:
         ("clone", "clone:config"),
     ],
 )
-def test_what_another_run_has_left_since_it_was_looked_for(
-    make: t.Callable[[], Lab], work: str, step: str
-) -> None:
+def test_what_another_run_has_left_since_it_was_looked_for(make: t.Callable[[], Lab], work: str, step: str) -> None:
     """It is neither overwritten nor undone."""
     lab = make()
 
