@@ -702,6 +702,21 @@ def test_containers_on_an_offline_node_fail_at_once_and_the_others_are_made(flee
     assert fleet(*names(9), defaults={**NEW, "memory": 512}).result["summary"]["changed"] == 2
 
 
+@pytest.mark.parametrize(("node", "code"), [("pve9", "node_unknown"), ("pve2", "node_offline")])
+@pytest.mark.parametrize("existing", [False, True])
+@pytest.mark.parametrize("check_mode", [True, False])
+def test_a_node_that_cannot_take_a_container_is_told_before_anything_is_sent(
+    fleet: Fleet, cluster: Simulator, node: str, code: str, existing: bool, check_mode: bool
+) -> None:
+    """In check mode as well: for a new container, and for one that is to be moved there."""
+    if existing:
+        populate(cluster, 1)
+    cluster.call("set_node_offline", "pve2")
+    run = fleet({"hostname": "web-1", "node": node, "migrate": True}, check_mode=check_mode)
+    assert (run.codes(), run.writes) == ({"web-1": code}, [])
+    assert node in run.result["failure"]["message"]
+
+
 def test_nothing_is_made_twice_while_a_node_with_nameless_containers_is_offline(
     fleet: Fleet, cluster: Simulator
 ) -> None:

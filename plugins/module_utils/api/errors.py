@@ -35,8 +35,9 @@ class Failure(Exception):
 
     @property
     def sentence(self) -> str:
-        """Message and hint, for ``msg``."""
-        return f"{self.message} {self.hint}".strip()
+        """Message and hint, for ``msg``. What a message quotes may have no end of its own."""
+        end = "." if self.hint and self.message[-1:].isalnum() else ""
+        return f"{self.message}{end} {self.hint}".strip()
 
 
 def as_failure(error: Failure | OSError) -> Failure:
@@ -58,7 +59,7 @@ def combined(failures: t.Sequence[tuple[str, Failure]], total: int, code: str = 
     return Failure(
         code,
         f"{len(failures)} of {total} {what} failed. {named}",
-        "The others are done; run again when the cause is removed.",
+        f"{'The others are done; run' if len(failures) < total else 'Run'} again when the cause is removed.",
         **{what: [label for label, _failure in failures]},
     )
 

@@ -187,6 +187,20 @@ class Cluster:
                 nodes=[guest.node],
             )
 
+    def require_online(self, node: str) -> None:
+        """See that a node, on which something is to be, is there and not known to be down.
+
+        Raises:
+            Failure: ``node_unknown``, ``node_offline``.
+        """
+        self._read()
+        if self._nodes and node not in self._nodes:
+            raise unknown_node(node, self._nodes)
+        if not self._nodes.get(node, True):
+            raise Failure(
+                "node_offline", f"{node} is offline.", "Bring the node back, or choose another one.", nodes=[node]
+            )
+
     def _named(self, hostname: str | None) -> list[Guest]:
         """The containers of one name; None for those that have none yet."""
         if self._names is None:
@@ -212,6 +226,16 @@ class Cluster:
                 "Bring the node back, or give the vmid.",
                 nodes=nodes,
             )
+
+
+def unknown_node(node: str, known: t.Iterable[str]) -> Failure:
+    """A node that is not of the cluster."""
+    return Failure(
+        "node_unknown",
+        f"The cluster has no node {node}; there are {', '.join(sorted(known))}.",
+        "Check the name of the node.",
+        node=node,
+    )
 
 
 def _guest(entry: t.Mapping[str, t.Any]) -> Guest:

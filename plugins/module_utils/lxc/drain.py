@@ -29,6 +29,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.apply import (
     VmidAllocator,
     description_params,
 )
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.cluster import unknown_node
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.converge import power_step
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.info import Entry, entry_of, update
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.model import Actual, Plan
@@ -418,8 +419,7 @@ class Drain:
             reading = self._resources()
             node = reading.landscape.nodes.get(wish.node)
             if node is None:
-                known = ", ".join(sorted(reading.landscape.nodes))
-                raise Failure("node_unknown", f"There is no node {wish.node}.", f"There are: {known}.", node=wish.node)
+                raise unknown_node(wish.node, reading.landscape.nodes)
             if not node.online:
                 raise self._offline(wish, reading)
             upids = self._under_way(reading)
@@ -571,8 +571,7 @@ class Drain:
         nodes = self.reading.landscape.nodes
         unknown = [name for name in wish.targets if name not in nodes]
         if unknown:
-            known = ", ".join(sorted(nodes))
-            raise Failure("node_unknown", f"There is no node {unknown[0]}.", f"There are: {known}.", node=unknown[0])
+            raise unknown_node(unknown[0], nodes)
         usable = [
             name
             for name, node in sorted(nodes.items())

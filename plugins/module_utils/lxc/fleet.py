@@ -223,9 +223,12 @@ class Engine:
         """Plan for one container; its failure is kept with it."""
         if outcome.failure:
             return
+        declared = outcome.declared
         try:
+            is_there = outcome.before is not None and outcome.before.node == declared.node
+            if declared.node and declared.state != "absent" and not is_there:
+                self._cluster.require_online(declared.node)
             outcome.facts = self._image_facts(outcome)
-            declared = outcome.declared
             wants_source = (declared.clone and not outcome.before) or declared.restore
             outcome.source = self._source(declared, outcome.before) if wants_source else None
             outcome.plan = self._make_plan(outcome, outcome.before)

@@ -26,6 +26,7 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.addresses import
     interfaces_of,
     reachable_addresses,
 )
+from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.cluster import unknown_node
 from ansible_collections.lxcri.proxmox.plugins.module_utils.lxc.reading import container_status, read_container
 
 GATHER = ("config", "pending", "snapshots", "interfaces", "usage")
@@ -417,12 +418,7 @@ class Survey:
         self._nodes = nodes_of(resources)
         for node in self._selection.nodes or ():
             if node not in self._nodes:
-                raise Failure(
-                    "node_unknown",
-                    f"The cluster has no node {node}; there are {', '.join(sorted(self._nodes))}.",
-                    "Check the name of the node.",
-                    node=node,
-                )
+                raise unknown_node(node, self._nodes)
         entries = [entry_of(raw) for raw in resources if raw.get("type") == "lxc"]
         self._sizes = {node: sum(entry.node == node for entry in entries) for node in self._nodes}
         return entries
