@@ -44,9 +44,9 @@ NEEDED = {
 }
 # Scripts that run in the machine when it has booted for the first time.
 IN_THE_MACHINE = ("setup", "settle")
-# The agent may answer before there is a bus by which systemd could be asked.
+# The agent may answer before systemd does, which listens here, also where there is no D-Bus.
 BOOTED = """
-until test -S /run/dbus/system_bus_socket; do sleep 0.5; done
+until test -S /run/systemd/private; do sleep 0.5; done
 systemctl is-system-running --wait || systemctl --failed >&2
 """
 KEPT = 2

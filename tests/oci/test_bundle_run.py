@@ -281,8 +281,11 @@ def test_hooks(runtime: str, name: str, rootfs: Path, tmp_path: Path) -> None:
     (tmp_path / "told").mkdir()
     script = 'echo "$1 $A" >>/told/order; cat >/told/$1'
     outside = script.replace("/told", str(tmp_path / "told"))
+    # Where another of its processes ends at the same time, crun does not see that the hook has ended: it waits for one
+    # signal of each, and such signals do not queue (run_process_with_stdin_timeout_envp of its src/libcrun/utils.c).
+    limit = {"timeout": 10} if runtime == "runc" else {}
     hooks = {
-        hook: [{"path": "/bin/sh", "args": ["sh", "-c", text, "sh", hook], "env": {"A": f"is {hook}"}, "timeout": 10}]
+        hook: [{"path": "/bin/sh", "args": ["sh", "-c", text, "sh", hook], "env": {"A": f"is {hook}"}, **limit}]
         for hook, text in {**dict.fromkeys(HOOKS, outside), "start_container": script}.items()
     }
     result = run_module(
