@@ -33,7 +33,7 @@ def run(command: list[str], mark: str, timeout: float, **environment: str) -> su
 
 
 def marked(mark: str) -> list[str]:
-    """The processes that have the mark in their environment."""
+    """The processes that have the mark of a run in their environment."""
     found = []
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -48,7 +48,7 @@ def test_the_demo_applies_everything_twice_and_leaves_nothing_behind(tmp_path: P
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     home = {"ANSIBLE_HOME": str(tmp_path / "ansible")}
-    ran = run(["dev/demo"], "demo", 180, TMPDIR=str(temporary), **home)
+    ran = run(["dev/demo"], str(tmp_path), 180, TMPDIR=str(temporary), **home)
     text = f"{ran.stdout}\n{ran.stderr}"
     assert ran.returncode == 0, text
     recaps = re.findall(r"^\S+\s+: ok=\d+\s+changed=(\d+)\s+unreachable=0\s+failed=0", ran.stdout, re.MULTILINE)
@@ -57,11 +57,11 @@ def test_the_demo_applies_everything_twice_and_leaves_nothing_behind(tmp_path: P
     assert len(re.findall(r"^\[\d+/\d+\] \S+ created on pve\d in \d+\.\d s$", ran.stdout, re.MULTILINE)) == 14
     assert "WARNING" not in text
     assert list(temporary.iterdir()) == []
-    assert marked("demo") == []
+    assert marked(str(tmp_path)) == []
 
 
 @pytest.mark.timeout(400)
 def test_the_scenarios_of_molecule(tmp_path: Path) -> None:
-    ran = run(["molecule", "test", "--all"], "molecule", 300, ANSIBLE_HOME=str(tmp_path), NO_COLOR="1")
+    ran = run(["molecule", "test", "--all"], str(tmp_path), 300, ANSIBLE_HOME=str(tmp_path), NO_COLOR="1")
     assert ran.returncode == 0, f"{ran.stdout[-20000:]}\n{ran.stderr[-20000:]}"
-    assert marked("molecule") == []
+    assert marked(str(tmp_path)) == []
