@@ -16,6 +16,8 @@ from ansible_collections.lxcri.proxmox.tests.lab.test_schedule import install
 
 UNIT = "lxcri-checkpoint"
 JOBS = [{"name": "some", "vmids": [101, 102], "keep": {"last": 2}}]
+# The test takes many minutes, in which the timer is not to fire.
+SCHEDULE = ["yearly", "*-01-01 02:30:00"]
 _FILES = (
     "find /etc/systemd/system /etc/lxcri /usr/local/lib/lxcri -not -path '*/__pycache__*' -type f 2>/dev/null "
     "| sort | xargs sha256sum; systemctl is-enabled lxcri-checkpoint.timer; systemctl is-active lxcri-checkpoint.timer"
@@ -35,16 +37,16 @@ def test_installed_run_and_removed(machine: Machine, tmp_path: Path) -> None:
     install(machine, *JOBS)
     machine.run("rm -r /etc/lxcri; touch /usr/local/lib/lxcri/lxcri/zfs/old.py")
     before = machine.run(_FILES, check=False).stdout
-    checked = play(machine, tmp_path, "--check", "--diff", checkpoint_schedule=["hourly", "*-*-* 02:30:00"])
+    checked = play(machine, tmp_path, "--check", "--diff", checkpoint_schedule=SCHEDULE)
     assert not checked.failed, checked.failed
     assert checked.changed > 0
     assert machine.run(_FILES, check=False).stdout == before
-    first = play(machine, tmp_path, checkpoint_schedule=["hourly", "*-*-* 02:30:00"])
+    first = play(machine, tmp_path, checkpoint_schedule=SCHEDULE)
     assert not first.failed, first.failed
     assert first.changed > 0
     installed = machine.run(_FILES).stdout
     assert "enabled\nactive\n" in installed
-    second = play(machine, tmp_path, checkpoint_schedule=["hourly", "*-*-* 02:30:00"])
+    second = play(machine, tmp_path, checkpoint_schedule=SCHEDULE)
     assert second == Played(0, "")
     assert "old.py" not in installed
     assert machine.run(_FILES).stdout == installed
