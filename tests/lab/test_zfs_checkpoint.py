@@ -95,7 +95,14 @@ def test_what_a_checkpoint_keeps_beside_the_volumes(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize(
-    "step", ["cleaned", "frozen", "synced", "snapshot:rpool", "snapshot:tank", "thawed", "stored", "complete"]
+    "step",
+    [
+        "frozen",
+        "snapshot:rpool",
+        "thawed",
+        "complete",
+        *(pytest.param(step, marks=pytest.mark.slow) for step in ("cleaned", "synced", "snapshot:tank", "stored")),
+    ],
 )
 def test_killed_at(machine: Machine, step: str) -> None:
     """Whenever it is killed: the container runs on, nothing incomplete is offered, and a new run gets there."""
@@ -339,11 +346,11 @@ def test_a_clone_that_cannot_be_undone(machine: Machine) -> None:
 @pytest.mark.parametrize(
     "step",
     [
-        "config",
         "rpool/data/subvol-201-disk-0",
-        "tank/ct/subvol-201-disk-0",
         "promoted:rpool/data/subvol-201-disk-0",
-        "promoted:tank/ct/subvol-201-disk-0",
+        pytest.param("config", marks=pytest.mark.slow),
+        pytest.param("tank/ct/subvol-201-disk-0", marks=pytest.mark.slow),
+        pytest.param("promoted:tank/ct/subvol-201-disk-0", marks=pytest.mark.slow),
         pytest.param("made", marks=pytest.mark.slow),
         pytest.param("unlocked", marks=pytest.mark.slow),
     ],
