@@ -29,7 +29,7 @@ NEW: dict[str, t.Any] = {
     "memory": 256,
 }
 RECAP = re.compile(r"^(\S+)\s+: ok=(\d+)\s+changed=(\d+)\s+unreachable=(\d+)\s+failed=(\d+)", re.MULTILINE)
-PATIENCE = 240.0
+PATIENCE = 120.0
 
 
 @dataclass

@@ -80,7 +80,7 @@ class Services:
         self.cluster.call(lambda _cluster: setattr(simulated, "_plain", plain))
 
 
-def wait_for(condition: t.Callable[[], bool], seconds: float = 60) -> None:
+def wait_for(condition: t.Callable[[], bool], seconds: float = 20) -> None:
     """Wait until something is the case.
 
     Raises:
