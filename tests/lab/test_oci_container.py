@@ -210,6 +210,16 @@ def test_a_log_stands_against_a_checkpoint(machine: Machine, name: str) -> None:
     assert counts_on(machine)
 
 
+def test_output_in_a_file_of_the_container(machine: Machine, name: str) -> None:
+    """It is no hindrance: as the shell of every other container here has it, for as long as it writes a number."""
+    put_bundle(machine, BUNDLE, f"exec >/out; {COUNTS}")
+    run(machine, name, state="started", bundle=BUNDLE)
+    assert counts_on(machine)
+    run(machine, name, checkpoint={"path": SAVED})
+    run(machine, name, state="started", bundle=BUNDLE, restore={"path": SAVED})
+    assert counts_on(machine)
+
+
 def test_killed_after_the_dump(machine: Machine, name: str) -> None:
     """The dump is complete, but the module did not live to say so: the next run does."""
     run(machine, name, state="started", bundle=BUNDLE)

@@ -423,14 +423,39 @@ def test_what_stands_against_a_dump(tmp_path: Path) -> None:
     links.mkdir(parents=True)
     for name in ("0", "1"):
         (links / name).symlink_to("/dev/null")
-    (links / "2").symlink_to("/var/log/x")
+    log = tmp_path / "log"
+    log.write_text("")
+    (links / "2").symlink_to(log)
     with pytest.raises(Failure) as caught:
         criu.require(fake(name="crun", log="+SECCOMP"), "box", 5, check(1), str(tmp_path))
     assert caught.value.code == "checkpoint_unsupported"
     reasons = caught.value.details["reasons"]
-    assert [reason.split(" is ")[0] for reason in reasons[:1]] == ["its stderr"]
-    assert reasons[1:] == ["this crun is built without CRIU", "'criu check' fails: Looks bad."]
+    assert reasons == [
+        f"its stderr is {log} instead of /dev/null (set log: /dev/null)",
+        "this crun is built without CRIU",
+        "'criu check' fails: Looks bad.",
+    ]
     (links / "2").unlink()
     (links / "2").symlink_to("/dev/null")
-    criu.require(fake(name="crun", log="+CRIU +SECCOMP"), "box", 5, check(0), str(tmp_path))
+    whole = fake(name="crun", log="+CRIU +SECCOMP")
+    criu.require(whole, "box", 5, check(0), str(tmp_path))
+    # What a shell in the container has for its output while it writes to a file: CRIU dumps it as any other.
+    (links / "2").unlink()
+    (links / "2").symlink_to(log)
+    (tmp_path / "5/mountinfo").write_text(Path("/proc/self/mountinfo").read_text())
+    criu.require(whole, "box", 5, check(0), str(tmp_path))
+    # A pipe has its other end somewhere, and what is closed cannot be looked at by the runtime.
+    read, write = os.pipe()
+    (links / "1").unlink()
+    (links / "1").symlink_to(f"/proc/self/fd/{write}")
+    (links / "0").unlink()
+    with pytest.raises(Failure) as caught:
+        criu.require(whole, "box", 5, check(0), str(tmp_path))
+    pipe = os.readlink(f"/proc/self/fd/{write}")
+    os.close(read)
+    os.close(write)
+    assert caught.value.details["reasons"] == [
+        "its stdin is closed instead of /dev/null (set log: /dev/null)",
+        f"its stdout is {pipe} instead of /dev/null (set log: /dev/null)",
+    ]
     assert criu.against(fake(), missing) == ["there is no criu on this machine"]

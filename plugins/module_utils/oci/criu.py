@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import tempfile
 import typing as t
 
@@ -54,11 +55,12 @@ def require(runtime: Runtime, container_id: str, pid: int, run: Run = run_here, 
     Raises:
         Failure: ``checkpoint_unsupported``, with all reasons.
     """
+    mounts = {line.split(" ", 1)[0] for line in (read_text(f"{proc}/{pid}/mountinfo") or "").splitlines()}
     reasons = [
         f"its {name} is {target} instead of /dev/null (set log: /dev/null)"
         for number, name in enumerate(("stdin", "stdout", "stderr"))
-        for target in [_target(f"{proc}/{pid}/fd/{number}")]
-        if target != os.devnull
+        for target in [_outside(f"{proc}/{pid}/fd/{number}", mounts)]
+        if target
     ]
     reasons += against(runtime, run)
     if reasons:
@@ -85,11 +87,28 @@ def against(runtime: Runtime, run: Run = run_here) -> list[str]:
     return reasons
 
 
-def _target(link: str) -> str:
+def _outside(link: str, mounts: t.Collection[str]) -> str | None:
+    """What a stream of a container is when CRIU cannot dump it; None for /dev/null and for a file of the container.
+
+    A shell changes its own streams for as long as it writes to a file: whatever is there is held while it is looked at.
+
+    link: of the stream, in /proc.
+    mounts: the ids of the container's mounts (proc_pid_mountinfo(5)).
+    """
     try:
-        return os.readlink(link)
+        held = os.open(link, os.O_PATH | os.O_CLOEXEC)
     except OSError:
         return "closed"
+    try:
+        status = os.fstat(held)
+        if stat.S_ISCHR(status.st_mode) and status.st_rdev == os.stat(os.devnull).st_rdev:
+            return None
+        fields = dict(line.split(":", 1) for line in (read_text(f"/proc/self/fdinfo/{held}") or "").splitlines())
+        if stat.S_ISREG(status.st_mode) and fields.get("mnt_id", "").strip() in mounts:
+            return None
+        return os.readlink(f"/proc/self/fd/{held}")
+    finally:
+        os.close(held)
 
 
 def dump(runtime: Runtime, container_id: str, options: t.Mapping[str, t.Any], about: Json) -> None:
