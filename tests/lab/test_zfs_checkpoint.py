@@ -144,6 +144,20 @@ def test_another_name_removes_what_an_interruption_left(machine: Machine) -> Non
     assert running(machine, "101")
 
 
+@pytest.mark.parametrize("step", [pytest.param("unmarked", marks=pytest.mark.slow), "destroyed"])
+def test_a_removal_killed_at(machine: Machine, step: str) -> None:
+    """It is no checkpoint any more, and what is left of it goes with the next one."""
+    checkpoint(machine, vmids=["101"], name="one")
+    options = {"vmids": ["101"], "name": "one", "state": "absent", "env": {"LAB_KILL_AT": f"absent:{step}"}}
+    assert attempt(machine, **options).get("killed") == 9
+    assert len(snapshots(machine)) == len(VOLUMES) - (step == "destroyed")
+    predicted = checkpoint(machine, vmids=["101"], name="two", check_mode=True)
+    assert [change["before"] for change in only(predicted)["plan"]] == ["unfinished", None]
+    checkpoint(machine, vmids=["101"], name="two")
+    assert set(snapshots(machine)) == {f"{name}@two" for name in VOLUMES}
+    assert machine.run("ls /var/lib/lxcri/checkpoints/101").stdout.split() == ["two"]
+
+
 def test_many_containers_of_a_pool_are_one_snapshot_command(machine: Machine) -> None:
     """Twenty containers on one pool: one zfs snapshot, and few reads."""
     machine.run(

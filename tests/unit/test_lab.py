@@ -126,12 +126,12 @@ def killed_at() -> set[str]:
 
 
 def test_each_step_has_a_test_that_kills_at_it() -> None:
-    """Of taking, restoring, cloning and replicating: what is interrupted there is finished or undone."""
+    """Of taking, removing, restoring, cloning and replicating: what is interrupted there is finished or undone."""
     sources = [path.read_text(encoding="utf-8") for path in Path(zfs.__path__[0]).glob("*.py")]
     steps = {
         step
         for text in sources
-        for step in re.findall(r'\breached\(f?"((?:present|restore|clone|replica):[^"]+)"', text)
+        for step in re.findall(r'\breached\(f?"((?:present|absent|restore|clone|replica):[^"]+)"', text)
     }
     assert len(steps) > 20
     tested = killed_at()

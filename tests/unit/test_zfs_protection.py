@@ -30,16 +30,30 @@ from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.checkpoint impor
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.clone import Target, clone
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.declared import containers_meant
 from ansible_collections.lxcri.proxmox.plugins.module_utils.zfs.model import COMPLETE, Checkpoint, Part
-from ansible_collections.lxcri.proxmox.tests.unit.test_zfs_restore import DATA, LOSE, ROOT, VOLUMES, Lab, Volume, World
+from ansible_collections.lxcri.proxmox.tests.unit.test_zfs_restore import (
+    DATA,
+    LOSE,
+    ROOT,
+    VOLUMES,
+    KilledError,
+    Lab,
+    Volume,
+    World,
+)
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
-    """The container web with the complete checkpoints one and two."""
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t.Callable[[], Lab]:
+    """The container web with the complete checkpoints one and two, as often as wanted."""
     numbers = itertools.count()
     monkeypatch.setattr(restore, "stamp", lambda prefix: f"{prefix}{next(numbers)}")
     monkeypatch.setattr(freeze, "MARKS", str(tmp_path / "frozen"))
-    return Lab(tmp_path)
+    return lambda: Lab(tmp_path / str(next(numbers)))
+
+
+@pytest.fixture
+def lab(make: t.Callable[[], Lab]) -> Lab:
+    return make()
 
 
 class Watched:
@@ -84,6 +98,10 @@ def interrupt(lab: Lab, name: str) -> None:
 def pruned(lab: Lab, last: int) -> list[str]:
     [outcome] = prune(lab.host, lab.store, ["web"], {"last": last}, prefix="")
     return [change["key"] for change in outcome.plan]
+
+
+def shorts(lab: Lab, dataset: str) -> list[str]:
+    return [snap.short for snap in lab.world.volumes[dataset].snaps]
 
 
 # --------------------------------------------------------------------------------------------------------- taking
@@ -180,6 +198,45 @@ def test_what_is_mounted_by_hand_is_synced(lab: Lab, tmp_path: Path, monkeypatch
     monkeypatch.setattr(lab.world, "act", lambda argv: asked.append(argv) or World.act(lab.world, argv))
     take(lab.host, lab.store, ["web"], "three")
     assert ["sync", "--file-system", f"/{ROOT}", "/srv/a b"] in asked
+
+
+def test_a_removal_that_is_killed(make: t.Callable[[], Lab]) -> None:
+    """Between the datasets of a container: what is left is no checkpoint any more, and the next one clears it up."""
+    left_over = 0
+    for place in itertools.count(1):
+        lab = make()
+        lab.world.kill_at = lab.world.calls + place
+        try:
+            pruned(lab, 1)
+            break
+        except KilledError:
+            lab.world.kill_at = -1
+        there = [f"{dataset}@one" for dataset in VOLUMES if "one" in shorts(lab, dataset)]
+        marked = [COMPLETE in lab.world.snap(name).properties for name in there]
+        if len(there) == 1:
+            left_over += 1
+            assert marked == [False]
+        take_one(lab, "new")
+        assert all(("one" in shorts(lab, dataset)) == any(marked) for dataset in VOLUMES), place
+    assert left_over
+
+
+def test_a_removal_that_fails(make: t.Callable[[], Lab]) -> None:
+    """What lost none of its snapshots is the checkpoint that it was."""
+    seen = []
+    for volume in VOLUMES:
+        lab = make()
+        before = lab.world.state()
+        # As while somebody sends it.
+        lab.world.in_use = f"{volume}@one"
+        assert "busy" in str(refused("dataset_busy", lambda lab=lab: pruned(lab, 1)).message)
+        left = [dataset for dataset in VOLUMES if "one" in shorts(lab, dataset)]
+        if len(left) == len(VOLUMES):
+            assert lab.world.state() == before
+        else:
+            assert COMPLETE not in lab.world.snap(f"{left[0]}@one").properties
+        seen.append(len(left))
+    assert seen == [2, 1]
 
 
 # ------------------------------------------------------------------------------------------------------ restoring

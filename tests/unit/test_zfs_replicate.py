@@ -360,7 +360,7 @@ class Pools:
         short = name.partition("@")[2]
         values = {"name": name, "type": "snapshot" if short else "filesystem", "guid": self.guids.get(name, "0")}
         if short:
-            values.update(createtxg="1" if short == "one" else "2", userrefs=str(int(name in self.held)))
+            values.update(createtxg="2" if short == "two" else "1", userrefs=str(int(name in self.held)))
         values.update(self.properties.get(name, self.usual(name)))
         return "\t".join(values.get(column, "-") for column in model.COLUMNS)
 
@@ -384,6 +384,8 @@ class Pools:
             self.held.update(argv[3:])
         elif list(argv[:2]) == ["zfs", "release"]:
             self.held.difference_update(argv[3:])
+        elif list(argv[:2]) == ["zfs", "destroy"]:
+            del self.guids[argv[-1]]
         elif list(argv[:2]) == ["zfs", "set"]:
             self.properties.setdefault(argv[-1], {}).update(word.split("=", 1) for word in argv[2:-1])
         return Completed(tuple(argv), 0, out, "")
@@ -443,6 +445,28 @@ def test_what_a_killed_run_has_not_marked(
     assert done["removed"] == ["one"]
     assert [pools.properties[name] for name in lacking] == [pools.usual(name) for name in lacking]
     assert predicted == {**done, "volumes": predicted["volumes"]}
+
+
+def test_what_a_killed_removal_has_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint on the target without its mark goes, whatever the rules keep; not when it is held."""
+    pools = Pools()
+    pools.guids |= {f"{REPLICA}@{name}": name for name in ("left", "held")}
+    pools.guids[f"{REPLICA}@two"] = "2"
+    pools.held = {f"{WEB}@two", f"{REPLICA}@two"}
+    for name in ("left", "held"):
+        usual = pools.usual(f"{REPLICA}@{name}")
+        pools.properties[f"{REPLICA}@{name}"] = {key: value for key, value in usual.items() if key != COMPLETE}
+    # By somebody else.
+    pools.properties[f"{REPLICA}@held"]["userrefs"] = "1"
+    monkeypatch.setattr(Target, "run", lambda _self: pools)
+    host = LxcHost(Zfs(pools), pools, [WEB])
+    for check_mode in (True, False):
+        assert f"{REPLICA}@left" in pools.guids
+        replication = Replication(host, Store(str(tmp_path)), ["web"], wish(keep={"last": 9}), check_mode)
+        entry, failure = replication.container(replication.containers[0])
+        assert failure is None
+        assert entry["removed"] == ["left"]
+    assert {f"{REPLICA}@{name}" for name in ("one", "held", "two")} == {n for n in pools.guids if n.startswith(REPLICA)}
 
 
 def test_one_that_is_not_there_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

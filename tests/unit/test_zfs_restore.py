@@ -80,6 +80,8 @@ class World:
         self.kill_at = self.fail_at = -1
         # Datasets that zfs does not destroy, because somebody uses them.
         self.used: set[str] = set()
+        # A snapshot that somebody sends.
+        self.in_use = ""
         # What was written is in a transaction group that is still open, so nothing tells of it.
         self.open_group = False
 
@@ -191,7 +193,8 @@ class World:
                 (self.snap(name) if "@" in name else self.volumes[name]).properties[key] = value
 
     def zfs_inherit(self, argv: list[str]) -> None:
-        self.volumes[argv[1]].properties.pop(argv[0], None)
+        for name in argv[1:]:
+            (self.snap(name) if "@" in name else self.volumes[name]).properties.pop(argv[0], None)
 
     def zfs_hold(self, argv: list[str]) -> None:
         for name in argv[1:]:
@@ -267,6 +270,8 @@ class World:
             del self.volumes[dataset]
             return
         for snap in [self.snap(f"{dataset}@{short}") for short in shorts.split(",")]:
+            if self.name(snap) == self.in_use:
+                raise RefusedError(f"cannot destroy snapshot {self.in_use}: dataset is busy")
             if snap.holds or self.clones(snap):
                 raise RefusedError(f"cannot destroy '{self.name(snap)}': it is held, or snapshot has dependent clones")
             volume.snaps.remove(snap)

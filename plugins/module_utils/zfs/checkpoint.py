@@ -732,9 +732,31 @@ def _is_ours(container: Container, name: str) -> bool:
 def destroy(zfs: Zfs, store: Store, doomed: t.Sequence[Checkpoint], datasets: t.Mapping[str, Dataset]) -> None:
     """Remove checkpoints on ZFS: their snapshots, their files, and datasets that were set aside for them alone.
 
+    Of several datasets the snapshots go one after the other. A run that is killed in between leaves a checkpoint without
+    its mark, which the next run takes for ``unfinished``.
+
     Raises:
         Failure: as ``zfs_failure``.
     """
+    several = [checkpoint for checkpoint in doomed if finished(checkpoint) and len(checkpoint.snapshots) > 1]
+    for batch in _batches([snapshot.name for checkpoint in several for snapshot in checkpoint.snapshots]):
+        zfs.do("inherit", COMPLETE, *batch, message="The checkpoints stay")
+    reached("absent:unmarked")
+    gone: set[str] = set()
+    try:
+        _destroy(zfs, doomed, datasets, gone)
+    except Failure:
+        for checkpoint in several:
+            names = [snapshot.name for snapshot in checkpoint.snapshots]
+            if gone.isdisjoint(names):
+                zfs.run(["zfs", "set", f"{COMPLETE}={checkpoint.id}", *names], timeout=60)
+        raise
+    for checkpoint in doomed:
+        store.remove(checkpoint.container, checkpoint.name)
+
+
+def _destroy(zfs: Zfs, doomed: t.Sequence[Checkpoint], datasets: t.Mapping[str, Dataset], gone: set[str]) -> None:
+    """Destroy the snapshots of checkpoints. gone: gets the names of those that went."""
     by_dataset: dict[str, list[str]] = {}
     spent = _spent(datasets)
     for checkpoint in doomed:
@@ -749,12 +771,11 @@ def destroy(zfs: Zfs, store: Store, doomed: t.Sequence[Checkpoint], datasets: t.
     for dataset, names in sorted(by_dataset.items()):
         for batch in _batches(names):
             zfs.do("destroy", f"{dataset}@{','.join(batch)}", message=f"The checkpoints of {dataset} stay")
+            gone.update(f"{dataset}@{name}" for name in batch)
             reached("absent:destroyed")
         aside = datasets.get(dataset)
         if aside and aside.aside and not {snapshot.short for snapshot in aside.snapshots} - set(names):
             zfs.do("destroy", dataset, message=f"{dataset}, which was set aside, stays")
-    for checkpoint in doomed:
-        store.remove(checkpoint.container, checkpoint.name)
 
 
 def _remove(

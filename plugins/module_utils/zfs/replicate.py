@@ -28,7 +28,7 @@ from dataclasses import dataclass, field, replace
 
 from ..api.errors import Failure, combined
 from ..node.commands import Completed, Run, environment, run_here, run_over_ssh
-from .checkpoint import check_keep, destroy, expired, known, require_volumes
+from .checkpoint import check_keep, destroy, expired, known, require_volumes, unfinished
 from .failures import zfs_failure
 from .host import Container, Host, Zfs
 from .model import NOT_FOR_ANOTHER, SOURCE, Checkpoint, Dataset, Snapshot, checkpoints
@@ -1047,21 +1047,23 @@ class Replication:
     # --------------------------------------------------------------------------------------------------- retention
 
     def _prune(self, container: Container, entry: dict[str, t.Any], predicted: t.Sequence[Checkpoint]) -> None:
-        """Remove what no rule keeps on the target. Never the base, nor what somebody else holds."""
+        """Remove what no rule keeps on the target, and what an interrupted removal has left. Never what is held."""
         names = {self.target.replica(dataset) for dataset in self._datasets(container)}
         replicas = {name: self.there[name] for name in names if name in self.there}
         if not self.check_mode and any(dataset.snapshots for dataset in replicas.values()):
             fresh = self.zfs_there.read(sorted(replicas))
             replicas = {name: fresh[name] for name in names if name in fresh}
-        own = [c for c in checkpoints(replicas) if c.container == container.id and c.complete and not c.safety]
-        present = {checkpoint.id for checkpoint in own}
-        own = [self._without_own_holds(checkpoint) for checkpoint in own]
-        own += [self._without_own_holds(c, True) for c in predicted if c.id not in present]
         bases = {name.split("@", 1)[1] for name in self.held_there if name.split("@", 1)[0] in names}
         if self.check_mode and predicted:
             bases = set()  # They move on.
+        found = [c for c in checkpoints(replicas) if c.container == container.id]
+        own = [c for c in found if c.complete and not c.safety]
+        present = {checkpoint.id for checkpoint in own}
+        own = [self._without_own_holds(checkpoint) for checkpoint in own]
+        own += [self._without_own_holds(c, True) for c in predicted if c.id not in present]
         going, notes = expired(own, self.wish.keep, self.wish.keep_timezone, bases, time.time())
         entry["notes"] += notes
+        going = [*unfinished(found), *going]
         entry["removed"] = [checkpoint.name for checkpoint in going]
         entry["plan"] += [{"key": f"{self.target.prefix} {c.name}", "before": c.name, "after": None} for c in going]
         if going and not self.check_mode:
