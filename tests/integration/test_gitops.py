@@ -197,6 +197,7 @@ def test_the_life_of_the_repository(ansible: Ansible, repository: Repository) ->
     assert ansible.table() == {}
 
 
+@pytest.mark.slow
 def test_updates_with_checks(ansible: Ansible, repository: Repository, services: Services) -> None:
     checked(repository, services)
     first = repository.apply()

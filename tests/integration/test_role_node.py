@@ -10,6 +10,7 @@ import subprocess
 import typing as t
 from pathlib import Path
 
+import pytest
 import yaml
 from ansible_collections.lxcri.proxmox.tests.integration.playbook import ROOT, Ansible, Ran, task
 
@@ -209,6 +210,7 @@ def test_identities_that_cannot_be_had(ansible: Ansible) -> None:
     assert ansible.writes() == []
 
 
+@pytest.mark.slow
 def test_several_nodes_of_a_cluster(ansible: Ansible, tmp_path: Path) -> None:
     file = tmp_path / "identities.yml"
     three = {"hosts": ("pve1", "pve2", "pve3"), "node_name": "{{ inventory_hostname }}"}

@@ -26,7 +26,7 @@ MODULES = sorted(
     if path.stem not in ("__init__", "oci_image", "oci_bundle", *RUNTIME["action_groups"]["api"])
 )
 # What the continuous integration has of them.
-OFTEN = ("lxc_raw_config", "subid_range", "zfs_checkpoint")
+OFTEN = ("lxc_raw_config", "subid_range")
 # Examples that do what they say every time.
 NOT_IDEMPOTENT = {
     "One more, and a week of days kept",

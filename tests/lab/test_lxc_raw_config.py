@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import typing as t
 
+import pytest
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci import init_command
 from ansible_collections.lxcri.proxmox.plugins.module_utils.oci.lxc_config import from_runtime_spec
 from ansible_collections.lxcri.proxmox.tests.lab.machine import Machine
@@ -100,6 +101,7 @@ def test_all_else_in_the_file_stays(machine: Machine) -> None:
     assert machine.read("/etc/pve/lxc/103.conf") == foreign.rstrip("\n") + "\nlxc.init.cwd: /\n"
 
 
+@pytest.mark.slow
 def test_what_stands_against_it(machine: Machine) -> None:
     """Locks of Proxmox, another node, and lines that Proxmox does not admit."""
     machine.run(f"sed -i '1i lock: backup' {CONFIG}")

@@ -114,6 +114,7 @@ def make(machine: Machine) -> None:
     assert done["changed"], done
 
 
+@pytest.mark.slow
 def test_what_drifts_is_repaired(machine: Machine) -> None:
     make(machine)
     machine.run("zpool set autotrim=off fast; zpool set comment=other fast")
@@ -131,6 +132,7 @@ def test_what_drifts_is_repaired(machine: Machine) -> None:
     }
 
 
+@pytest.mark.slow
 def test_another_schedule_and_what_a_pool_keeps(machine: Machine) -> None:
     make(machine)
     weekly = {**POOL, "scrub": "weekly", "trim": "cron"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import typing as t
 
+import pytest
 from ansible_collections.lxcri.proxmox.tests.lab.machine import COLLECTION, PACKAGES, Machine, Result
 from ansible_collections.lxcri.proxmox.tests.lab.support import (
     calls,
@@ -220,6 +221,7 @@ def test_info_reads_everything_by_one_command(machine: Machine) -> None:
     assert info(machine, name="two")["checkpoints"] == []
 
 
+@pytest.mark.slow
 def test_info_of_a_thousand_snapshots(machine: Machine) -> None:
     """Fifty containers with twenty checkpoints each: one command."""
     machine.run(

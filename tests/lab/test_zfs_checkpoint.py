@@ -343,6 +343,7 @@ def test_clone_to(machine: Machine) -> None:
     refused(machine, "container_exists", **options)
 
 
+@pytest.mark.slow
 def test_a_clone_that_cannot_be_undone(machine: Machine) -> None:
     """What stays is named; the next run removes it when it can."""
     checkpoint(machine, vmids=["101"], name="one")
@@ -402,6 +403,7 @@ def test_plain_lxc(machine: Machine) -> None:
     refused(machine, "container_missing", vmids=["nobody"])
 
 
+@pytest.mark.slow
 def test_memory(machine: Machine) -> None:
     """CRIU's dump comes with the snapshot, and the container goes on. systemd is refused before anything happens."""
     failure = refused(machine, "memory_unsupported", vmids=["103", "104"], name="one", memory=True)

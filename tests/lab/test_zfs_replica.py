@@ -165,7 +165,7 @@ def test_over_ssh(machine: Machine) -> None:
         assert refused["failure"]["code"] == code
 
 
-@pytest.mark.parametrize("over_ssh", [False, True])
+@pytest.mark.parametrize("over_ssh", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_stream_that_was_cut_is_resumed(machine: Machine, over_ssh: bool) -> None:
     options = SSH if over_ssh else {}
     write(machine, COUNTER, 24)
@@ -211,8 +211,8 @@ def marks(machine: Machine, dataset: str) -> list[str]:
 
 
 # Those that leave on the target what is not whole are run each time, the others with all tests.
-STEPS = ("received:three", "marked")
-STEPS_SLOW = ("files", "held", "released", "resumed", "aborted", "overwritten")
+STEPS = ("received:three",)
+STEPS_SLOW = ("marked", "files", "held", "released", "resumed", "aborted", "overwritten")
 
 
 @pytest.mark.parametrize("step", [*STEPS, *(pytest.param(step, marks=pytest.mark.slow) for step in STEPS_SLOW)])
@@ -250,6 +250,7 @@ def test_killed_at(machine: Machine, step: str) -> None:
     assert list(guids(machine, REPLICA)) == ["three"]
 
 
+@pytest.mark.slow
 def test_a_stream_that_cannot_be_resumed_is_thrown_away(machine: Machine) -> None:
     write(machine, COUNTER, 16)
     take(machine, "one", "103")
@@ -360,6 +361,7 @@ def test_encrypted_stays_encrypted(machine: Machine) -> None:
     assert machine.run(f"cmp /mnt/filling /{secret}/data/filling", check=False).rc == 0
 
 
+@pytest.mark.slow
 def test_encrypted_as_the_target_is(machine: Machine) -> None:
     """Decrypted here, and in the clear where the target is."""
     secret = "tank/containers/secret"
@@ -417,6 +419,7 @@ print(json.dumps(told))
     assert kept == names[-7:]
 
 
+@pytest.mark.slow
 def test_retention_is_predicted(machine: Machine) -> None:
     take(machine, [f"c{number}" for number in range(6)], "103")
     options = {"keep": {"last": 2}}

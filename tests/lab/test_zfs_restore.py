@@ -133,6 +133,7 @@ def test_to_an_older_one(machine: Machine) -> None:
     assert marks(machine) == ["two"] * 3
 
 
+@pytest.mark.slow
 def test_in_place_without_safety(machine: Machine) -> None:
     """zfs rollback: nothing is set aside."""
     mark(machine, "one")
@@ -187,7 +188,9 @@ def test_two_containers_together(machine: Machine) -> None:
     assert running(machine, "102")
 
 
-@pytest.mark.parametrize(("step", "end"), [(f"aside:{IDLE}", "two"), ("swapped", "one")])
+@pytest.mark.parametrize(
+    ("step", "end"), [(f"aside:{IDLE}", "two"), pytest.param("swapped", "one", marks=pytest.mark.slow)]
+)
 def test_two_containers_killed(machine: Machine, step: str, end: str) -> None:
     """They end the same, whichever of them is looked at first."""
     for text in ("one", "two"):
@@ -204,7 +207,7 @@ def test_two_containers_killed(machine: Machine, step: str, end: str) -> None:
 
 
 # Those where most is at stake are run each time, the others with all tests.
-OFTEN = ("safety", f"aside:{DATA}", "swapped")
+OFTEN = (f"aside:{DATA}", "swapped")
 STEPS = [
     "journal",
     "locked",
@@ -276,8 +279,17 @@ def test_killed_twice(machine: Machine) -> None:
 
 
 # Each time again, and with all tests.
-IN_PLACE = ("stopped", f"rolled back:{ROOT}")
-IN_PLACE_SLOW = ("journal", "locked", f"rolled back:{SRV}", f"rolled back:{DATA}", "dropped", "settled", "unlocked")
+IN_PLACE = (f"rolled back:{ROOT}",)
+IN_PLACE_SLOW = (
+    "journal",
+    "locked",
+    "stopped",
+    f"rolled back:{SRV}",
+    f"rolled back:{DATA}",
+    "dropped",
+    "settled",
+    "unlocked",
+)
 
 
 @pytest.mark.parametrize("step", [*IN_PLACE, *(pytest.param(step, marks=pytest.mark.slow) for step in IN_PLACE_SLOW)])
@@ -293,6 +305,7 @@ def test_killed_in_place(machine: Machine, step: str) -> None:
     assert running(machine, "101")
 
 
+@pytest.mark.slow
 def test_killed_in_place_and_changed_since(machine: Machine) -> None:
     """What came since is named before anything is touched, and goes when that is agreed to."""
     mark(machine, "one")
@@ -312,6 +325,7 @@ def test_killed_in_place_and_changed_since(machine: Machine) -> None:
     assert "lock:" not in machine.read("/etc/pve/lxc/101.conf")
 
 
+@pytest.mark.slow
 def test_killed_in_place_and_written_since(machine: Machine) -> None:
     """What is written once the container runs again is not rolled back by the run that clears up."""
     mark(machine, "one")
@@ -377,6 +391,7 @@ def test_a_locked_key(machine: Machine) -> None:
     assert machine.read("/tank/containers/secret/file") == "one\n"
 
 
+@pytest.mark.slow
 def test_what_is_not_there(machine: Machine) -> None:
     """No such checkpoint, one that was interrupted, a lock, and HA."""
     failure = refused(machine, "checkpoint_missing", vmids=["101"], state="restored")
@@ -412,6 +427,7 @@ def test_volumes_that_are_gone(machine: Machine) -> None:
         assert refused(machine, "volume_missing", vmids=["101"], **options)["details"]["dataset"] == SRV
 
 
+@pytest.mark.slow
 def test_the_configuration(machine: Machine) -> None:
     """Kept by default; restored on demand, with Proxmox's own snapshots left in it."""
     checkpoint(machine, vmids=["101"], name="one")
