@@ -732,8 +732,8 @@ def _is_ours(container: Container, name: str) -> bool:
 def destroy(zfs: Zfs, store: Store, doomed: t.Sequence[Checkpoint], datasets: t.Mapping[str, Dataset]) -> None:
     """Remove checkpoints on ZFS: their snapshots, their files, and datasets that were set aside for them alone.
 
-    Of several datasets the snapshots go one after the other. A run that is killed in between leaves a checkpoint without
-    its mark, which the next run takes for ``unfinished``.
+    Of several datasets the snapshots go one after the other. A run that is killed in between leaves a checkpoint
+    without its mark, which the next run takes for ``unfinished``.
 
     Raises:
         Failure: as ``zfs_failure``.
