@@ -739,11 +739,11 @@ def destroy(zfs: Zfs, store: Store, doomed: t.Sequence[Checkpoint], datasets: t.
         Failure: as ``zfs_failure``.
     """
     several = [checkpoint for checkpoint in doomed if finished(checkpoint) and len(checkpoint.snapshots) > 1]
-    for batch in _batches([snapshot.name for checkpoint in several for snapshot in checkpoint.snapshots]):
-        zfs.do("inherit", COMPLETE, *batch, message="The checkpoints stay")
-    reached("absent:unmarked")
     gone: set[str] = set()
     try:
+        for batch in _batches([snapshot.name for checkpoint in several for snapshot in checkpoint.snapshots]):
+            zfs.do("inherit", COMPLETE, *batch, message="The checkpoints stay")
+        reached("absent:unmarked")
         _destroy(zfs, doomed, datasets, gone)
     except Failure:
         for checkpoint in several:
