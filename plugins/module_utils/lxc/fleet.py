@@ -770,7 +770,7 @@ def parse_config(text: str) -> dict[str, t.Any]:
     """
     config: dict[str, t.Any] = {}
     description = ""
-    for line in text.splitlines():
+    for line in text.split("\n"):
         if line.startswith("["):
             break
         if line.startswith("#"):
@@ -778,7 +778,7 @@ def parse_config(text: str) -> dict[str, t.Any]:
             continue
         key, colon, value = line.partition(":")
         if colon and properties.key_of(key.strip()):
-            config[key.strip()] = value.strip()
+            config[key.strip()] = value.strip(properties.BLANK)
     return {**config, "description": description} if description else config
 
 

@@ -160,6 +160,8 @@ STARTUP = {name: Sub("int", minimum=0) for name in ("order", "up", "down")}
 DNS_NAME = r"(?=.{1,255}$)[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?(\.[a-zA-Z0-9]([a-zA-Z0-9-]*[a-zA-Z0-9])?)*"
 # PVE::JSONSchema env and entrypoint: every control character but the tab is refused.
 NO_CONTROL = r"[^\x00-\x08\x0a-\x1f\x7f]"
+# What Perl's \s is on the bytes of a configuration (parse_pct_config of PVE/LXC/Config.pm): nothing of Unicode.
+BLANK = " \t\n\r\f\v"
 # The volume of a mount whose declaration says nothing about where it is.
 ANY_VOLUME = ":"
 # A volume to be allocated, with its size in GiB ($NEW_DISK_RE of PVE/LXC.pm).
@@ -474,7 +476,7 @@ def normalise(name: str, value: t.Any) -> t.Any:
     key = key_of(name)
     if key is None:
         raise InvalidValue("Proxmox has no such container key")
-    if value is None or (isinstance(value, str) and not value.strip() and key.kind != "text"):
+    if value is None or (isinstance(value, str) and not value.strip(BLANK) and key.kind != "text"):
         return None
     return _NORMAL[key.kind](key, value)
 
@@ -547,7 +549,7 @@ _NORMAL: dict[str, t.Callable[[Key, t.Any], t.Any]] = {
     "int": lambda key, value: _integer(value, key.minimum, key.maximum),
     "cpuunits": lambda key, value: _normal_cpuunits(_integer(value, key.minimum, key.maximum)),
     "number": lambda key, value: _number(value, key.minimum, key.maximum),
-    "string": lambda key, value: _matching(str(value).strip(), key.pattern, key.choices, key.max_length),
+    "string": lambda key, value: _matching(str(value).strip(BLANK), key.pattern, key.choices, key.max_length),
     "text": _normal_text,
     "addresses": lambda _key, value: tuple(_address(item) for item in _items(value, r"[,; ]+")),
     "words": _normal_words,

@@ -26,7 +26,7 @@ def top_section(config: str) -> str:
 
 def values(config: str) -> dict[str, str]:
     """The keys in force. Of a key that is there twice the last one counts (parse_pct_config of PVE/LXC/Config.pm)."""
-    found = re.findall(r"^([a-z][a-z_]*\d*):\s*(.+?)\s*$", top_section(config), re.MULTILINE)
+    found = re.findall(r"^([a-z][a-z_]*\d*):\s*(.+?)\s*$", top_section(config), re.MULTILINE | re.ASCII)
     return dict(found)
 
 
